@@ -1,0 +1,34 @@
+//! cepa: an onion-routing network for any IP packet.
+//!
+//! In: packets and datagrams, through [`capture`]. Out: the same, one layer lighter or heavier.
+//! Called by: the `cepa` binary, the tests, the benches, the fuzz targets.
+//!
+//! # Layers
+//!
+//! Dependencies point down only; folders of one layer do not name each other
+//! (`tests/layers.rs` reads every `use crate::` and checks it).
+//!
+//! ```text
+//! L6  cli          one file per subcommand
+//! L5  node  rig    event loops and roles; the network in namespaces
+//! L4  capture  controller           devices and sockets; the directory service
+//! L3  config  telemetry             files and flags; logs, counters, control socket
+//! L2  circuit  forward  directory  dcnet   state machines without I/O
+//! L1  wire  keys   formats; cryptography
+//! L0  model        ids, sizes, directions, reasons
+//! ```
+
+pub mod capture;
+pub mod circuit;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod dcnet;
+pub mod directory;
+pub mod forward;
+pub mod keys;
+pub mod model;
+pub mod node;
+pub mod rig;
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,23 @@
+//! The words every layer shares: ids, sizes, directions, reasons.
+//!
+//! In: nothing. Out: small value types. Called by: every other folder.
+
+mod cid;
+mod drop_reason;
+mod geometry;
+mod hop;
+mod kind;
+mod node_id;
+mod packet_batch;
+mod role;
+mod suite;
+
+pub use cid::Cid;
+pub use drop_reason::{DropCounters, DropReason};
+pub use geometry::*;
+pub use hop::Hop;
+pub use kind::{BodyKind, DestroyReason, Direction};
+pub use node_id::{NodeId, ParseNodeIdError};
+pub use packet_batch::PacketBatch;
+pub use role::Role;
+pub use suite::Suite;
