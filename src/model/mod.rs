@@ -4,6 +4,7 @@
 
 mod cid;
 mod drop_reason;
+mod exit_policy;
 mod geometry;
 mod hop;
 mod kind;
@@ -14,6 +15,7 @@ mod suite;
 
 pub use cid::Cid;
 pub use drop_reason::{DropCounters, DropReason};
+pub use exit_policy::{ExitPolicy, ParseExitPolicyError};
 pub use geometry::*;
 pub use hop::Hop;
 pub use kind::{BodyKind, DestroyReason, Direction};
