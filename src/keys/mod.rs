@@ -3,10 +3,24 @@
 //! In: key material and bodies. Out: sealed or opened bytes, derived keys.
 //! Called by: circuit, forward, directory.
 
+mod aead;
+mod backward;
 mod error;
+mod forward;
+mod handshake;
 mod identity;
+mod schedule;
+mod stream;
 #[cfg(test)]
 pub(crate) mod test_keys;
 
+pub use aead::BadTag;
+pub use backward::{BackwardLayer, LinkTag};
 pub use error::KeyError;
+pub use forward::{ForwardLayer, ForwardWrap, wrap};
+pub use handshake::{
+    COOKIE_LEN, Cookie, CookieJar, MAC_LEN, OAEP_LABEL, PairControl, mac1, mac2, open_cookie,
+    seal_cookie, transcript,
+};
 pub use identity::{Identity, OnionKey, PublicIdentity, RSA_LEN, SPKI_LEN, onion_key_id};
+pub use schedule::{HopKeys, PairKeys};

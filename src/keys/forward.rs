@@ -1,0 +1,158 @@
+//! The forward layers: a client wraps one per hop, each hop peels its own.
+//!
+//! In: cells with a body. Out: the same cells, one layer more or less, the same length.
+//! Called by: the data path (`forward`), client side and node side.
+//!
+//! Every tag covers later slots, filler and body, so a cell changed anywhere is dropped by the next
+//! honest hop. A hop shifts the slots left and fills the end from its own keystream; the client
+//! knows all fillers before it seals.
+
+use aes::{
+    Aes128Enc,
+    cipher::{BlockCipherEncrypt, KeyInit},
+};
+use rand::Rng;
+
+use super::{
+    HopKeys,
+    aead::{BadTag, CounterAead, counter_nonce},
+    stream::chacha_block,
+};
+use crate::model::{BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN};
+
+/// Where the sealed part of a forward cell starts.
+const SEALED_AT: usize = CID_LEN + SLOT_LEN;
+/// The later slots, at the start of the sealed part.
+const LATER_LEN: usize = SLOT_LEN * (SLOTS - 1);
+
+/// A node's forward layer.
+pub struct ForwardLayer {
+    aead: CounterAead,
+    fill: Aes128Enc,
+}
+
+impl ForwardLayer {
+    /// Expands the forward keys of a hop.
+    pub fn new(keys: &HopKeys) -> Self {
+        Self {
+            aead: CounterAead::new(keys.suite, &keys.fwd_aead, keys.fwd_salt),
+            fill: Aes128Enc::new(&keys.fwd_fill.into()),
+        }
+    }
+
+    /// Opens the cell in place, shifts the slots and appends the filler; bytes 16.. are then those
+    /// of the next link, and the body is open if it is for this hop.
+    ///
+    /// # Errors
+    /// When the tag does not verify; the cell must be dropped.
+    pub fn peel(&self, cell: &mut [u8; CELL_LEN]) -> Result<(), BadTag> {
+        let (head, sealed) = cell.split_at_mut(SEALED_AT);
+        let (seq, tag) = slot(head)?;
+        self.aead.open(seq, &[], &tag, sealed)?;
+        cell.copy_within(SEALED_AT..BODY_AT, CID_LEN);
+        cell[BODY_AT - SLOT_LEN..BODY_AT].copy_from_slice(&self.filler(seq));
+        Ok(())
+    }
+
+    fn filler(&self, seq: u32) -> [u8; SLOT_LEN] {
+        let mut blocks = [[0u8; 16]; 2];
+        for (number, block) in blocks.iter_mut().enumerate() {
+            block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
+            block[15] = number as u8;
+            self.fill.encrypt_block(block.into());
+        }
+        let mut filler = [0u8; SLOT_LEN];
+        filler.copy_from_slice(&blocks.as_flattened()[..SLOT_LEN]);
+        filler
+    }
+}
+
+/// A client's forward layer of one hop: the node's, and the keystream that meets the fillers.
+pub struct ForwardWrap {
+    layer: ForwardLayer,
+    keystream: Keystream,
+    salt: [u8; 12],
+}
+
+enum Keystream {
+    Aes(Box<Aes128Enc>),
+    ChaCha(Box<zeroize::Zeroizing<[u8; 32]>>),
+}
+
+impl ForwardWrap {
+    /// Expands the forward keys of a hop for its client.
+    pub fn new(keys: &HopKeys) -> Self {
+        let keystream = match keys.suite {
+            Suite::Aes128Gcm => {
+                let mut key = zeroize::Zeroizing::new([0u8; 16]);
+                key.copy_from_slice(&keys.fwd_aead[..16]);
+                Keystream::Aes(Box::new(Aes128Enc::new((&*key).into())))
+            }
+            Suite::ChaCha20Poly1305 => {
+                Keystream::ChaCha(Box::new(zeroize::Zeroizing::new(keys.fwd_aead)))
+            }
+        };
+        Self { layer: ForwardLayer::new(keys), keystream, salt: keys.fwd_salt }
+    }
+
+    /// The AEAD's keystream over the last `length` bytes of the later slots, xored into `bytes`.
+    fn meet(&self, seq: u32, bytes: &mut [u8]) {
+        let nonce = counter_nonce(&self.salt, seq);
+        let mut stream = [[0u8; 16]; 4];
+        match &self.keystream {
+            Keystream::Aes(key) => {
+                for (number, block) in stream.iter_mut().enumerate() {
+                    block[..12].copy_from_slice(&nonce);
+                    // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
+                    block[15] = 2 + number as u8;
+                    key.encrypt_block(block.into());
+                }
+            }
+            // RFC 8439: block 0 keys Poly1305, data starts at block 1.
+            Keystream::ChaCha(key) => {
+                stream.as_flattened_mut().copy_from_slice(&chacha_block(key, &nonce, 1));
+            }
+        }
+        let start = LATER_LEN - bytes.len();
+        for (byte, key) in bytes.iter_mut().zip(&stream.as_flattened()[start..LATER_LEN]) {
+            *byte ^= key;
+        }
+    }
+}
+
+/// Wraps a cell whose body is written, for the last of `hops`, in path order; `seqs` holds one
+/// fresh sequence number per hop. Bytes 16.. of the cell are then those of the first link.
+///
+/// # Panics
+/// When there are no hops, more than [`SLOTS`], or not one number per hop.
+pub fn wrap(hops: &[ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+    assert!((1..=SLOTS).contains(&hops.len()) && hops.len() == seqs.len());
+    let last = hops.len() - 1;
+    let mut fillers = [0u8; LATER_LEN];
+    let mut filled = 0;
+    for (hop, seq) in hops.iter().zip(seqs).take(last) {
+        hop.meet(*seq, &mut fillers[..filled]);
+        fillers[filled..filled + SLOT_LEN].copy_from_slice(&hop.layer.filler(*seq));
+        filled += SLOT_LEN;
+    }
+    hops[last].meet(seqs[last], &mut fillers[..filled]);
+    rng.fill_bytes(&mut cell[SEALED_AT..BODY_AT - filled]);
+    cell[BODY_AT - filled..BODY_AT].copy_from_slice(&fillers[..filled]);
+    for (index, (hop, seq)) in hops.iter().zip(seqs).enumerate().rev() {
+        if index < last {
+            cell.copy_within(CID_LEN..BODY_AT - SLOT_LEN, SEALED_AT);
+        }
+        let tag = hop.layer.aead.seal(*seq, &[], &mut cell[SEALED_AT..]);
+        cell[CID_LEN..CID_LEN + SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
+        cell[CID_LEN + SEQ_LEN..SEALED_AT].copy_from_slice(&tag);
+    }
+}
+
+fn slot(head: &[u8]) -> Result<(u32, [u8; TAG_LEN]), BadTag> {
+    let slot = head.last_chunk::<SLOT_LEN>().ok_or(BadTag)?;
+    let (seq, tag) = slot.split_first_chunk::<SEQ_LEN>().ok_or(BadTag)?;
+    Ok((u32::from_be_bytes(*seq), tag.try_into().map_err(|_| BadTag)?))
+}
+
+#[cfg(test)]
+mod tests;
