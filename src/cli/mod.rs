@@ -1,8 +1,111 @@
 //! The command line: one file per subcommand.
 //!
-//! In: arguments. Out: exit codes. Called by: `main`.
+//! In: arguments, environment, configuration files. Out: text or JSON, and an exit code.
+//! Called by: `main`.
+
+#![allow(clippy::print_stderr, reason = "the command line is where text is printed")]
+
+mod client;
+mod completions;
+mod controller;
+mod exit_code;
+mod man;
+mod node;
+mod nodes;
+mod output;
+mod rig;
+mod settings_flags;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use exit_code::{ExitCode, Failure};
+
+const AFTER_HELP: &str = "\
+Every flag of controller, node and client is also a key of /etc/cepa/<role>.toml and a variable:
+--exit-policy, exit_policy, CEPA_EXIT_POLICY. Flags win over variables, variables over files.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon or controller unreachable, 4 not admitted,
+5 blocked (fail-closed), 6 leak seen, 7 missing privilege.";
+
+/// An onion-routing network for any IP packet.
+#[derive(Parser)]
+#[command(name = "cepa", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the main controller, or manage its link, tokens, nodes and key
+    Controller(controller::Args),
+    /// Run a node: relay cells, and let packets out if it is an exit
+    Node(node::Args),
+    /// Run the client: send this machine's packets through a circuit
+    Client(client::Args),
+    /// Ask the controller which nodes there are
+    Nodes(nodes::Args),
+    /// Run the whole network on this machine, in namespaces
+    Rig(rig::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Write the man pages into a directory
+    Man(man::Args),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Controller(args) => args.run(),
+            Self::Node(args) => args.run(),
+            Self::Client(args) => args.run(),
+            Self::Nodes(args) => args.run(),
+            Self::Rig(args) => args.run(),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
+        }
+    }
+}
 
 /// Runs the command line and returns the process exit code.
 pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+            // A closed terminal is no reason for another exit code.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    match cli.command.run() {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(error) => {
+            let code = ExitCode::of(&error);
+            if output::wants_json(std::env::args_os()) {
+                output::print_error_json(code, &error);
+            }
+            eprintln!("cepa: {error:#}");
+            code.into()
+        }
+    }
+}
+
+/// The whole command line, for completions and man pages.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `future` on a runtime of one thread, for one-shot commands.
+#[allow(dead_code, reason = "commands use it as they come")]
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
 }

@@ -1,0 +1,86 @@
+//! Exit codes, and which error gets which.
+//!
+//! In: the error of a subcommand. Out: a number for the shell. Called by: every subcommand.
+
+use std::error::Error;
+
+use crate::config::ConfigError;
+
+/// What the process says to its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All went well.
+    Ok = 0,
+    /// It failed.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The daemon or the controller cannot be reached.
+    Unreachable = 3,
+    /// The controller does not admit this node.
+    NotAdmitted = 4,
+    /// Packets are blocked, because letting them out would not be safe.
+    Blocked = 5,
+    /// A leak was seen.
+    Leak = 6,
+    /// A privilege is missing.
+    MissingPrivilege = 7,
+}
+
+impl ExitCode {
+    /// The code of an error: that of the first cause that has one.
+    pub fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(code_of).unwrap_or(Self::Failed)
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        (code as u8).into()
+    }
+}
+
+/// The code of one cause. Each folder's error type that is more than "failed" has a line here.
+fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if cause.is::<ConfigError>() {
+        return Some(ExitCode::Usage);
+    }
+    None
+}
+
+/// An error of the command line itself, with its code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    code: ExitCode,
+    message: String,
+}
+
+impl Failure {
+    /// An error that says "expected X, got Y; do Z" and ends the process with `code`.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_decides() {
+        let bare = anyhow::anyhow!("x");
+        assert_eq!(ExitCode::of(&bare), ExitCode::Failed);
+        let wrapped = Err::<(), _>(Failure::new(ExitCode::Unreachable, "gone"))
+            .context("while asking")
+            .unwrap_err();
+        assert_eq!(ExitCode::of(&wrapped), ExitCode::Unreachable);
+        assert_eq!(format!("{wrapped:#}"), "while asking: gone");
+    }
+}
