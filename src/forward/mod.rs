@@ -2,3 +2,6 @@
 //!
 //! In: cells and IP packets in batches. Out: verdicts, cells and packets.
 //! Called by: node.
+
+pub mod ip;
+pub mod stream;

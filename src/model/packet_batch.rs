@@ -5,6 +5,8 @@
 
 /// Room before each packet for the device's offload header.
 const HEADROOM: usize = 16;
+/// What a fresh buffer holds: the largest packet and its headroom, without growing.
+const CAPACITY: usize = 2048;
 
 /// Packets in order, each in a buffer of its own with [`PacketBatch::HEADROOM`] spare bytes before it.
 /// Buffers are kept and reused after [`PacketBatch::clear`].
@@ -36,7 +38,7 @@ impl PacketBatch {
     /// Appends a packet made of pieces.
     pub fn push(&mut self, pieces: &[&[u8]]) -> &mut [u8] {
         if self.used == self.buffers.len() {
-            self.buffers.push(Vec::with_capacity(2048));
+            self.buffers.push(Vec::with_capacity(CAPACITY));
         }
         let buffer = &mut self.buffers[self.used];
         self.used += 1;
@@ -46,6 +48,45 @@ impl PacketBatch {
             buffer.extend_from_slice(piece);
         }
         &mut buffer[HEADROOM..]
+    }
+
+    /// Lends a buffer that holds the headroom only, for a packet that comes in parts; it returns
+    /// with [`PacketBatch::push_owned`] or [`PacketBatch::give_back`], so that the parts are copied
+    /// once and nothing is allocated once the batch has buffers.
+    pub fn take_spare(&mut self) -> Vec<u8> {
+        let mut buffer = if self.used < self.buffers.len() {
+            self.buffers.pop().unwrap_or_default()
+        } else {
+            Vec::with_capacity(CAPACITY)
+        };
+        buffer.clear();
+        buffer.resize(HEADROOM, 0);
+        buffer
+    }
+
+    /// Appends the packet that stands in `buffer` behind [`PacketBatch::HEADROOM`] bytes.
+    pub fn push_owned(&mut self, buffer: Vec<u8>) {
+        self.buffers.push(buffer);
+        let last = self.buffers.len() - 1;
+        self.buffers.swap(self.used, last);
+        self.used += 1;
+    }
+
+    /// Takes an unused buffer back.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffers.push(buffer);
+    }
+
+    /// Visits the packets from index `start` on, in order, and removes those that `keep` refuses.
+    pub fn retain_from(&mut self, start: usize, mut keep: impl FnMut(&mut [u8]) -> bool) {
+        let mut kept = start;
+        for index in start..self.used {
+            if keep(&mut self.buffers[index][HEADROOM..]) {
+                self.buffers.swap(kept, index);
+                kept += 1;
+            }
+        }
+        self.used = kept.min(self.used);
     }
 
     /// Takes the last packet back.
@@ -66,5 +107,43 @@ impl PacketBatch {
     /// The buffers of the packets, headroom included, for a device that writes in place.
     pub fn buffers_mut(&mut self) -> &mut [Vec<u8>] {
         &mut self.buffers[..self.used]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lent_buffer_returns_as_a_packet_and_is_reused() {
+        let mut batch = PacketBatch::default();
+        batch.push(&[b"one"]);
+        batch.push(&[b"two"]);
+        batch.clear();
+        batch.push(&[b"three"]);
+        let mut lent = batch.take_spare();
+        let address = lent.as_ptr();
+        batch.push(&[b"four"]);
+        lent.extend_from_slice(b"five");
+        batch.push_owned(lent);
+        let packets: Vec<&[u8]> = batch.iter().collect();
+        assert_eq!(packets, [b"three".as_slice(), b"four", b"five"]);
+        batch.clear();
+        assert_eq!(batch.buffers.len(), 3);
+        assert!(batch.buffers.iter().any(|buffer| buffer.as_ptr() == address));
+    }
+
+    #[test]
+    fn refused_packets_leave_and_the_others_keep_their_order() {
+        let mut batch = PacketBatch::default();
+        for number in 0..6u8 {
+            batch.push(&[&[number]]);
+        }
+        batch.retain_from(1, |packet| packet[0].is_multiple_of(2));
+        assert_eq!(batch.iter().map(|packet| packet[0]).collect::<Vec<_>>(), [0, 2, 4]);
+        batch.retain_from(3, |_| false);
+        batch.retain_from(9, |_| false);
+        assert_eq!(batch.len(), 3);
+        assert_eq!(batch.buffers.len(), 6);
     }
 }
