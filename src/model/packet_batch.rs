@@ -3,12 +3,10 @@
 //! In: packets of a device or of reassembled cells. Out: the same, in order.
 //! Called by: forward (fills it), capture (reads and writes devices with it).
 
-/// Room before each packet for the device's offload header.
-const HEADROOM: usize = 16;
-/// What a fresh buffer holds: the largest packet and its headroom, without growing.
+/// What a fresh buffer holds: the largest packet, without growing.
 const CAPACITY: usize = 2048;
 
-/// Packets in order, each in a buffer of its own with [`PacketBatch::HEADROOM`] spare bytes before it.
+/// Packets in order, each in a buffer of its own.
 /// Buffers are kept and reused after [`PacketBatch::clear`].
 #[derive(Default, Debug)]
 pub struct PacketBatch {
@@ -17,9 +15,6 @@ pub struct PacketBatch {
 }
 
 impl PacketBatch {
-    /// Spare bytes before each packet.
-    pub const HEADROOM: usize = HEADROOM;
-
     /// Forgets the packets and keeps their buffers.
     pub fn clear(&mut self) {
         self.used = 0;
@@ -43,14 +38,13 @@ impl PacketBatch {
         let buffer = &mut self.buffers[self.used];
         self.used += 1;
         buffer.clear();
-        buffer.resize(HEADROOM, 0);
         for piece in pieces {
             buffer.extend_from_slice(piece);
         }
-        &mut buffer[HEADROOM..]
+        buffer
     }
 
-    /// Lends a buffer that holds the headroom only, for a packet that comes in parts; it returns
+    /// Lends an empty buffer, for a packet that comes in parts; it returns
     /// with [`PacketBatch::push_owned`] or [`PacketBatch::give_back`], so that the parts are copied
     /// once and nothing is allocated once the batch has buffers.
     pub fn take_spare(&mut self) -> Vec<u8> {
@@ -60,11 +54,10 @@ impl PacketBatch {
             Vec::with_capacity(CAPACITY)
         };
         buffer.clear();
-        buffer.resize(HEADROOM, 0);
         buffer
     }
 
-    /// Appends the packet that stands in `buffer` behind [`PacketBatch::HEADROOM`] bytes.
+    /// Appends the packet in `buffer`.
     pub fn push_owned(&mut self, buffer: Vec<u8>) {
         self.buffers.push(buffer);
         let last = self.buffers.len() - 1;
@@ -81,7 +74,7 @@ impl PacketBatch {
     pub fn retain_from(&mut self, start: usize, mut keep: impl FnMut(&mut [u8]) -> bool) {
         let mut kept = start;
         for index in start..self.used {
-            if keep(&mut self.buffers[index][HEADROOM..]) {
+            if keep(&mut self.buffers[index]) {
                 self.buffers.swap(kept, index);
                 kept += 1;
             }
@@ -95,16 +88,26 @@ impl PacketBatch {
     }
 
     /// The packets in order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.buffers[..self.used].iter().map(|buffer| &buffer[HEADROOM..])
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.buffers[..self.used].iter().map(Vec::as_slice)
+    }
+
+    /// The packet at a position.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        self.buffers[..self.used].get(index).map(Vec::as_slice)
+    }
+
+    /// How many bytes the packets have together.
+    pub fn byte_len(&self) -> usize {
+        self.iter().map(<[u8]>::len).sum()
     }
 
     /// The packets in order, to change in place.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.buffers[..self.used].iter_mut().map(|buffer| &mut buffer[HEADROOM..])
+        self.buffers[..self.used].iter_mut().map(Vec::as_mut_slice)
     }
 
-    /// The buffers of the packets, headroom included, for a device that writes in place.
+    /// The buffers of the packets.
     pub fn buffers_mut(&mut self) -> &mut [Vec<u8>] {
         &mut self.buffers[..self.used]
     }

@@ -38,7 +38,7 @@ pub struct Reassembler {
     tails: Vec<Tail>,
 }
 
-/// The first part of a packet, up to the end of cell `last`, with the batch's headroom before it.
+/// The first part of a packet, up to the end of cell `last`.
 #[derive(Debug)]
 struct Head {
     last: u32,
@@ -351,7 +351,7 @@ fn extend(
     out: &mut PacketBatch,
     drops: &mut DropCounters,
 ) -> Option<Head> {
-    let here = &head.buffer[PacketBatch::HEADROOM..];
+    let here = &head.buffer[..];
     let mut start = [0; LEN_KNOWN_AT];
     let known = start.iter_mut().zip(here.iter().chain(lead)).map(|(to, from)| *to = *from).count();
     let missing = match declared_len(&start[..known]) {
