@@ -3,5 +3,14 @@
 //! In: cells and IP packets in batches. Out: verdicts, cells and packets.
 //! Called by: node.
 
+mod client;
 pub mod ip;
+mod outbox;
+mod relay;
+mod replay;
 pub mod stream;
+
+pub use client::{ClientTable, ClientVerdict};
+pub use outbox::Outbox;
+pub use relay::{RelayKeys, RelayTable, Verdict};
+pub use replay::ReplayWindow;

@@ -3,6 +3,7 @@
 //! In: nothing. Out: small value types. Called by: every other folder.
 
 mod cid;
+mod circuit_key;
 mod drop_reason;
 mod exit_policy;
 mod geometry;
@@ -14,6 +15,7 @@ mod role;
 mod suite;
 
 pub use cid::Cid;
+pub use circuit_key::CircuitKey;
 pub use drop_reason::{DropCounters, DropReason};
 pub use exit_policy::{ExitPolicy, ParseExitPolicyError};
 pub use geometry::*;
