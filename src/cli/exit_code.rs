@@ -4,7 +4,10 @@
 
 use std::error::Error;
 
-use crate::config::ConfigError;
+use crate::{
+    config::ConfigError,
+    telemetry::control::{ControlError, RefusalKind},
+};
 
 /// What the process says to its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +52,26 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     if cause.is::<ConfigError>() {
         return Some(ExitCode::Usage);
     }
+    if let Some(error) = cause.downcast_ref::<ControlError>() {
+        return Some(of_control(error));
+    }
     None
+}
+
+fn of_control(error: &ControlError) -> ExitCode {
+    match error {
+        ControlError::NoDaemon { .. } | ControlError::Slow { .. } => ExitCode::Unreachable,
+        ControlError::Denied { .. } => ExitCode::MissingPrivilege,
+        ControlError::Refused(refusal) => match refusal.kind {
+            RefusalKind::Failed => ExitCode::Failed,
+            RefusalKind::Usage => ExitCode::Usage,
+            RefusalKind::Unreachable => ExitCode::Unreachable,
+            RefusalKind::NotAdmitted => ExitCode::NotAdmitted,
+            RefusalKind::Blocked => ExitCode::Blocked,
+            RefusalKind::MissingPrivilege => ExitCode::MissingPrivilege,
+        },
+        _ => ExitCode::Failed,
+    }
 }
 
 /// An error of the command line itself, with its code.

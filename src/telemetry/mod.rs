@@ -2,3 +2,13 @@
 //!
 //! In: events of the daemons. Out: journal or terminal lines, snapshots.
 //! Called by: node, controller, cli.
+
+pub mod control;
+pub mod logs;
+mod snapshot;
+
+pub use snapshot::{
+    CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
+    ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,
+    PingAnswer, TraceAnswer, TraceHop, Traffic,
+};
