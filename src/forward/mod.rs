@@ -12,5 +12,5 @@ pub mod stream;
 
 pub use client::{ClientTable, ClientVerdict};
 pub use outbox::Outbox;
-pub use relay::{RelayKeys, RelayTable, Verdict};
+pub use relay::{RelayTable, Verdict};
 pub use replay::ReplayWindow;

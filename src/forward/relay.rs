@@ -16,7 +16,7 @@ use rand::Rng;
 
 use super::ReplayWindow;
 use crate::{
-    keys::{BackwardLayer, ForwardLayer, HopKeys, LinkTag, PairControl, PairKeys},
+    keys::{BackwardLayer, ForwardLayer, LinkTag, PairControl, PairKeys, RelayKeys},
     model::{BodyKind, CELL_LEN, Cid, CircuitKey, Direction, DropReason},
     wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of, first_seq, set_cid},
 };
@@ -88,16 +88,6 @@ struct Row {
     out: Option<Box<OutLink>>,
     last_active: Instant,
     cells: [u64; 2],
-}
-
-/// What a circuit needs to be installed.
-pub struct RelayKeys {
-    /// The layers shared with the client.
-    pub hop: HopKeys,
-    /// The link towards the client.
-    pub pair: PairKeys,
-    /// BLAKE3 of the CREATE prefix.
-    pub create: [u8; 32],
 }
 
 /// All circuits of a node, by the ids of both their links.

@@ -23,4 +23,4 @@ pub use handshake::{
     seal_cookie, transcript,
 };
 pub use identity::{Identity, OnionKey, PublicIdentity, RSA_LEN, SPKI_LEN, onion_key_id};
-pub use schedule::{HopKeys, PairKeys};
+pub use schedule::{HopKeys, PairKeys, RelayKeys};

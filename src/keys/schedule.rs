@@ -42,6 +42,16 @@ pub struct PairKeys {
     pub(super) created: [u8; 32],
 }
 
+/// What a node needs to install a circuit in its data path.
+pub struct RelayKeys {
+    /// The layers shared with the client.
+    pub hop: HopKeys,
+    /// The link towards the client.
+    pub pair: PairKeys,
+    /// BLAKE3 of the CREATE prefix.
+    pub create: [u8; 32],
+}
+
 impl HopKeys {
     /// Derives the keys of a hop: `ikm` is the concatenation of the shared secrets, `transcript`
     /// the salt.

@@ -1,0 +1,109 @@
+//! Echoes to the hops of a circuit: is each there, how far, how lossy.
+//!
+//! In: times of echoes and replies. Out: bodies to send, health per hop. Called by: the client's
+//! circuits.
+//!
+//! ```text
+//! body of an echo and of its reply: 12 number 8 | zeros
+//! ```
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    model::{BODY_HEADER_LEN, BODY_LEN, BodyKind},
+    wire::BodyHeader,
+};
+
+/// Echoes remembered per hop.
+const REMEMBERED: usize = 64;
+/// An echo without a reply for this long counts as lost.
+const LOST_AFTER: Duration = Duration::from_secs(3);
+
+/// What the echoes of a hop say.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct HopHealth {
+    /// The last round trip.
+    pub last: Option<Duration>,
+    /// The smoothed round trip (RFC 6298).
+    pub smoothed: Option<Duration>,
+    /// Echoes sent, in all.
+    pub sent: u64,
+    /// Replies received, in all.
+    pub received: u64,
+}
+
+#[derive(Default)]
+struct HopEchoes {
+    waiting: VecDeque<(u64, Instant)>,
+    last_sent: Option<Instant>,
+    health: HopHealth,
+}
+
+/// The echoes of one circuit.
+pub(super) struct Echoes {
+    hops: Vec<HopEchoes>,
+    next: u64,
+}
+
+impl Echoes {
+    pub(super) fn new(hops: usize) -> Self {
+        Self { hops: (0..hops).map(|_| HopEchoes::default()).collect(), next: 1 }
+    }
+
+    pub(super) fn send(&mut self, now: Instant, hop: usize) -> Box<[u8; BODY_LEN]> {
+        let number = self.next;
+        self.next += 1;
+        let mut body = Box::new([0u8; BODY_LEN]);
+        BodyHeader::new(BodyKind::Echo).emit(&mut body);
+        body[BODY_HEADER_LEN..BODY_HEADER_LEN + 8].copy_from_slice(&number.to_be_bytes());
+        let hop = &mut self.hops[hop];
+        hop.waiting.retain(|(_, sent)| now.saturating_duration_since(*sent) < LOST_AFTER);
+        if hop.waiting.len() >= REMEMBERED {
+            hop.waiting.pop_front();
+        }
+        hop.waiting.push_back((number, now));
+        hop.last_sent = Some(now);
+        hop.health.sent += 1;
+        body
+    }
+
+    /// Takes in a reply; `None` when nothing was asked.
+    pub(super) fn handle_reply(
+        &mut self,
+        now: Instant,
+        hop: usize,
+        body: &[u8; BODY_LEN],
+    ) -> Option<()> {
+        let hop = self.hops.get_mut(hop)?;
+        let number = u64::from_be_bytes(*body[BODY_HEADER_LEN..].first_chunk()?);
+        let index = hop.waiting.iter().position(|(waiting, _)| *waiting == number)?;
+        let (_, sent) = hop.waiting.remove(index)?;
+        let rtt = now.saturating_duration_since(sent);
+        // What was sent before an answered echo no longer counts as silence.
+        hop.waiting.drain(..index.min(hop.waiting.len()));
+        hop.health.received += 1;
+        hop.health.last = Some(rtt);
+        hop.health.smoothed =
+            Some(hop.health.smoothed.map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8));
+        Some(())
+    }
+
+    pub(super) fn oldest_unanswered(&self, hop: usize) -> Option<Instant> {
+        self.hops.get(hop)?.waiting.front().map(|(_, sent)| *sent)
+    }
+
+    pub(super) fn is_due(&self, now: Instant, hop: usize, every: Duration) -> bool {
+        self.hops[hop].last_sent.is_none_or(|sent| now.saturating_duration_since(sent) >= every)
+    }
+
+    pub(super) fn next_due(&self, hop: usize, start: Instant, every: Duration) -> Instant {
+        self.hops[hop].last_sent.map_or(start, |sent| sent + every)
+    }
+
+    pub(super) fn health(&self, hop: usize) -> HopHealth {
+        self.hops.get(hop).map_or_else(HopHealth::default, |hop| hop.health)
+    }
+}

@@ -1,0 +1,235 @@
+//! Which circuit new flows take: one active, one spare, the old ones draining.
+//!
+//! In: circuits that became ready or went away, flows per circuit, the time. Out: whether to build,
+//! which to close. Called by: the client's event loop.
+
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngExt};
+
+use crate::model::CircuitKey;
+
+/// How circuits come and go.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// New flows move to another circuit after this long, give or take a fifth.
+    pub rotate_every: Duration,
+    /// A draining circuit without flows is closed; one with flows after this long all the same.
+    pub drain_at_most: Duration,
+    /// The first pause after a circuit could not be built; doubles up to [`Self::retry_at_most`].
+    pub retry_after: Duration,
+    /// The longest pause between attempts.
+    pub retry_at_most: Duration,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            rotate_every: Duration::from_secs(600),
+            drain_at_most: Duration::from_secs(3_600),
+            retry_after: Duration::from_millis(250),
+            retry_at_most: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The roles of a client's circuits.
+pub struct Pool {
+    settings: PoolSettings,
+    active: Option<CircuitKey>,
+    rotate_at: Option<Instant>,
+    spare: Option<CircuitKey>,
+    building: Vec<CircuitKey>,
+    draining: Vec<(CircuitKey, Instant)>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Pool {
+    /// A pool without circuits.
+    pub fn new(settings: PoolSettings) -> Self {
+        Self {
+            settings,
+            active: None,
+            rotate_at: None,
+            spare: None,
+            building: Vec::new(),
+            draining: Vec::new(),
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    /// The circuit that new flows take.
+    pub fn active(&self) -> Option<CircuitKey> {
+        self.active
+    }
+
+    /// The circuit that is ready to take over.
+    pub fn spare(&self) -> Option<CircuitKey> {
+        self.spare
+    }
+
+    /// Whether the circuit only serves the flows it has.
+    pub fn is_draining(&self, key: CircuitKey) -> bool {
+        self.draining.iter().any(|(draining, _)| *draining == key)
+    }
+
+    /// Attempts that failed since the last that did not.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether a circuit should be built now.
+    pub fn wants_circuit(&self, now: Instant) -> bool {
+        let have = usize::from(self.active.is_some()) + usize::from(self.spare.is_some());
+        have + self.building.len() < 2 && self.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// A circuit is being built.
+    pub fn on_building(&mut self, key: CircuitKey) {
+        self.building.push(key);
+    }
+
+    /// No circuit could be started.
+    pub fn on_no_path(&mut self, now: Instant) {
+        self.back_off(now);
+    }
+
+    /// A circuit is ready: active if there is none, spare otherwise.
+    pub fn on_ready(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        self.building.retain(|building| *building != key);
+        self.failures = 0;
+        self.retry_at = None;
+        if self.active.is_none() {
+            self.activate(now, key, rng);
+        } else if self.spare.is_none() {
+            self.spare = Some(key);
+        } else {
+            self.draining.push((key, now));
+        }
+    }
+
+    /// A circuit is gone; the spare takes over at once if it was the active one.
+    pub fn on_closed(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        if self.building.contains(&key) {
+            self.building.retain(|building| *building != key);
+            self.back_off(now);
+        }
+        self.draining.retain(|(draining, _)| *draining != key);
+        if self.spare == Some(key) {
+            self.spare = None;
+        }
+        if self.active == Some(key) {
+            self.active = None;
+            if let Some(spare) = self.spare.take() {
+                self.activate(now, spare, rng);
+            }
+        }
+    }
+
+    /// New flows take another circuit from here on; says whether there was one to take.
+    pub fn rotate(&mut self, now: Instant, rng: &mut impl Rng) -> bool {
+        let (Some(active), Some(spare)) = (self.active, self.spare) else { return false };
+        self.spare = None;
+        self.draining.push((active, now));
+        self.activate(now, spare, rng);
+        true
+    }
+
+    /// Rotates when it is time; returns the draining circuits that should be closed.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        flows: impl Fn(CircuitKey) -> usize,
+        rng: &mut impl Rng,
+    ) -> Vec<CircuitKey> {
+        if self.rotate_at.is_some_and(|at| now >= at) {
+            self.rotate(now, rng);
+        }
+        let limit = self.settings.drain_at_most;
+        self.draining
+            .iter()
+            .filter(|(key, since)| {
+                flows(*key) == 0 || now.saturating_duration_since(*since) >= limit
+            })
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// When something is to be done without an event, and what.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let retry = self.retry_at.map(|at| (at, "retry"));
+        let rotate = self.rotate_at.map(|at| (at, "rotate"));
+        retry.into_iter().chain(rotate).min_by_key(|(at, _)| *at)
+    }
+
+    fn activate(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        self.active = Some(key);
+        let share = rng.random_range(0.8..1.2);
+        self.rotate_at = Some(now + self.settings.rotate_every.mul_f64(share));
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        let pause = self.settings.retry_after * 2u32.pow(self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + pause.min(self.settings.retry_at_most));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    fn pool() -> (Pool, Instant, StdRng) {
+        (Pool::new(PoolSettings::default()), Instant::now(), StdRng::seed_from_u64(1))
+    }
+
+    #[test]
+    fn the_spare_takes_over_and_another_is_wanted() {
+        let (mut pool, now, mut rng) = pool();
+        for number in 0..2 {
+            assert!(pool.wants_circuit(now));
+            pool.on_building(CircuitKey(number));
+            pool.on_ready(now, CircuitKey(number), &mut rng);
+        }
+        assert!(!pool.wants_circuit(now));
+        pool.on_closed(now, CircuitKey(0), &mut rng);
+        assert_eq!((pool.active(), pool.spare()), (Some(CircuitKey(1)), None));
+        assert!(pool.wants_circuit(now));
+    }
+
+    #[test]
+    fn rotation_drains_the_old_circuit_until_its_flows_end() {
+        let (mut pool, now, mut rng) = pool();
+        pool.on_ready(now, CircuitKey(0), &mut rng);
+        pool.on_ready(now, CircuitKey(1), &mut rng);
+        assert_eq!(pool.handle_timeout(now + Duration::from_secs(479), |_| 1, &mut rng), []);
+        assert_eq!(pool.active(), Some(CircuitKey(0)));
+        let later = now + Duration::from_secs(721);
+        assert_eq!(pool.handle_timeout(later, |_| 1, &mut rng), []);
+        assert_eq!(pool.active(), Some(CircuitKey(1)));
+        assert!(pool.is_draining(CircuitKey(0)));
+        assert_eq!(pool.handle_timeout(later, |_| 0, &mut rng), [CircuitKey(0)]);
+        assert_eq!(
+            pool.handle_timeout(later + Duration::from_secs(3_601), |_| 1, &mut rng),
+            [CircuitKey(0)]
+        );
+    }
+
+    #[test]
+    fn failures_pause_longer_and_longer() {
+        let (mut pool, now, mut rng) = pool();
+        pool.on_building(CircuitKey(0));
+        pool.on_closed(now, CircuitKey(0), &mut rng);
+        assert!(!pool.wants_circuit(now));
+        assert!(pool.wants_circuit(now + Duration::from_millis(250)));
+        for _ in 0..40 {
+            pool.on_no_path(now);
+        }
+        assert!(!pool.wants_circuit(now + Duration::from_secs(14)));
+        assert!(pool.wants_circuit(now + Duration::from_secs(15)));
+    }
+}
