@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::ClientTimers;
 use crate::{
     model::{BODY_HEADER_LEN, BODY_LEN, BodyKind},
     wire::BodyHeader,
@@ -95,12 +96,14 @@ impl Echoes {
         self.hops.get(hop)?.waiting.front().map(|(_, sent)| *sent)
     }
 
-    pub(super) fn is_due(&self, now: Instant, hop: usize, every: Duration) -> bool {
-        self.hops[hop].last_sent.is_none_or(|sent| now.saturating_duration_since(sent) >= every)
-    }
-
-    pub(super) fn next_due(&self, hop: usize, start: Instant, every: Duration) -> Instant {
-        self.hops[hop].last_sent.map_or(start, |sent| sent + every)
+    /// When the next echo to a hop is due: soon, while one is unanswered for suspiciously long.
+    pub(super) fn next_due(&self, hop: usize, start: Instant, timers: &ClientTimers) -> Instant {
+        let echoes = &self.hops[hop];
+        let Some(last_sent) = echoes.last_sent else { return start };
+        let regular = last_sent + timers.echo_every;
+        let Some((_, oldest)) = echoes.waiting.front() else { return regular };
+        let patience = timers.suspect_after.max(echoes.health.smoothed.unwrap_or_default() * 2);
+        regular.min((*oldest + patience).max(last_sent + timers.suspect_every))
     }
 
     pub(super) fn health(&self, hop: usize) -> HopHealth {

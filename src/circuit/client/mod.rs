@@ -141,6 +141,10 @@ pub struct ClientTimers {
     pub attempts: u32,
     /// How often to send an echo to the exit of an open circuit.
     pub echo_every: Duration,
+    /// An echo unanswered for this long, and for two round trips, raises suspicion.
+    pub suspect_after: Duration,
+    /// How often to send an echo while in suspicion, so that loss alone does not look like death.
+    pub suspect_every: Duration,
     /// An open circuit with an unanswered echo and nothing heard for this long is gone.
     pub silent_after: Duration,
 }
@@ -151,6 +155,8 @@ impl Default for ClientTimers {
             retransmit: Duration::from_millis(400),
             attempts: 5,
             echo_every: Duration::from_millis(500),
+            suspect_after: Duration::from_millis(150),
+            suspect_every: Duration::from_millis(25),
             silent_after: Duration::from_millis(1_500),
         }
     }
@@ -303,7 +309,7 @@ impl ClientCircuits {
                     };
                     if oldest.is_some_and(silent) && heard.is_none_or(silent) {
                         self.end(key, CloseReason::Silent, true);
-                    } else if row.echoes.is_due(now, last, self.timers.echo_every) {
+                    } else if row.echoes.next_due(last, row.started, &self.timers) <= now {
                         self.send_echo(now, key, last);
                     }
                 }
@@ -316,10 +322,9 @@ impl ClientCircuits {
         self.iter()
             .map(|(_, row)| match &row.state {
                 State::Building(building) => (building.deadline, "retransmit"),
-                State::Open => (
-                    row.echoes.next_due(row.path.len() - 1, row.started, self.timers.echo_every),
-                    "echo",
-                ),
+                State::Open => {
+                    (row.echoes.next_due(row.path.len() - 1, row.started, &self.timers), "echo")
+                }
             })
             .min_by_key(|(at, _)| *at)
     }
