@@ -10,6 +10,7 @@ mod cell;
 mod control;
 mod create;
 mod pair;
+mod probe;
 
 pub use body::{BodyHeader, NO_PACKET_START, UnknownKind, body_mut, body_ref};
 pub use cell::{cid_of, first_seq, set_cid};
@@ -22,3 +23,4 @@ pub use create::{
     OAEP_LEN, OAEP_PLAIN_LEN, OaepPlain, SEALED_STATUS_LEN, STATUS_LEN, Status,
 };
 pub use pair::{PAIR_PLAIN_LEN, PairMessage};
+pub use probe::{PROBE_SIGNATURE_LEN, Probe, ProbeAnswer, ProbeError};
