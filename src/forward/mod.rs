@@ -4,10 +4,13 @@
 //! Called by: node.
 
 mod client;
+pub mod flow;
 pub mod ip;
 mod outbox;
 mod relay;
 mod replay;
+#[cfg(test)]
+mod sample;
 pub mod stream;
 
 pub use client::{ClientTable, ClientVerdict};

@@ -25,10 +25,11 @@ mod tests;
 pub use packer::{BodySink, Packer};
 pub use reassembler::Reassembler;
 
-use crate::model::{BODY_HEADER_LEN, BODY_LEN};
+use crate::{
+    model::{BODY_HEADER_LEN, BODY_LEN},
+    wire::NO_PACKET_START,
+};
 
-/// The offset of a body in which no packet starts.
-const NO_START: u16 = 0xffff;
 /// Where the offset stands in a body.
 const OFFSET: std::ops::Range<usize> = 10..BODY_HEADER_LEN;
 

@@ -3,7 +3,7 @@
 //! In: IP packets. Out: bodies, filled in order.
 //! Called by: the client for what its device read, the exit for what comes back.
 
-use super::{Body, NO_START, OFFSET};
+use super::{Body, NO_PACKET_START, OFFSET};
 use crate::{
     forward::ip::{Declared, declared_len},
     model::{BODY_HEADER_LEN, BODY_LEN, DropReason, INNER_MTU},
@@ -72,7 +72,7 @@ impl Packer {
         };
         self.fill(body, &mut rest);
         while !rest.is_empty() {
-            let body = self.open(bodies, NO_START);
+            let body = self.open(bodies, NO_PACKET_START);
             self.fill(body, &mut rest);
         }
         Ok(())
@@ -91,7 +91,7 @@ impl Packer {
         body[..BODY_HEADER_LEN].fill(0);
         body[OFFSET].copy_from_slice(&offset.to_be_bytes());
         self.at = BODY_HEADER_LEN as u16;
-        self.starts = offset != NO_START;
+        self.starts = offset != NO_PACKET_START;
         body
     }
 

@@ -12,7 +12,7 @@
 //!             held until n+1 says what follows       held until n+1 says what precedes
 //! ```
 
-use super::{Body, NO_START, OFFSET};
+use super::{Body, NO_PACKET_START, OFFSET};
 use crate::{
     forward::ip::{Declared, LEN_KNOWN_AT, declared_len},
     model::{BODY_HEADER_LEN, BODY_LEN, DropCounters, DropReason, PacketBatch},
@@ -302,7 +302,7 @@ struct Cell<'a> {
 impl<'a> Cell<'a> {
     fn read(body: &'a Body) -> Option<Self> {
         let offset = u16::from_be_bytes([body[OFFSET.start], body[OFFSET.start + 1]]);
-        if offset == NO_START {
+        if offset == NO_PACKET_START {
             return Some(Self { lead: &body[BODY_HEADER_LEN..], ends: false, packets: &[] });
         }
         let offset = usize::from(offset);

@@ -217,7 +217,7 @@ proptest! {
                 let mut body = [0; BODY_LEN];
                 let offset = match offset % 4 {
                     0 => offset,
-                    1 => NO_START,
+                    1 => NO_PACKET_START,
                     _ => 12 + offset % 1300,
                 };
                 body[OFFSET].copy_from_slice(&offset.to_be_bytes());
@@ -397,15 +397,15 @@ fn in_order_arrival_allocates_nothing_and_holds_nothing_between_batches() {
 #[test]
 fn a_sender_that_contradicts_itself_is_counted() {
     let bodies = pack(&[(packet(false, 1500, 1), false), (packet(false, 100, 2), false)]);
-    for offset in [12u16, 211, 213, 11, 1312, NO_START] {
+    for offset in [12u16, 211, 213, 11, 1312, NO_PACKET_START] {
         let mut receiver = Receiver::default();
         receiver.push(1, Some(&bodies[0]));
         let mut body = bodies[1];
         body[OFFSET].copy_from_slice(&offset.to_be_bytes());
         receiver.push(2, Some(&body));
         let counted = receiver.drops.get(DropReason::BadInnerPacket);
-        assert_eq!(counted == 0, offset == NO_START, "{offset}");
-        assert_eq!(receiver.got.len(), usize::from(offset == NO_START), "{offset}");
+        assert_eq!(counted == 0, offset == NO_PACKET_START, "{offset}");
+        assert_eq!(receiver.got.len(), usize::from(offset == NO_PACKET_START), "{offset}");
         assert!(!receiver.reassembler.is_waiting());
     }
 }
