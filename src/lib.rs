@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! L6  cli          one file per subcommand
-//! L5  node  rig    event loops and roles; the network in namespaces
+//! L5  node  rig  dcnet_run    event loops and roles; the network in namespaces
 //! L4  capture  controller           devices and sockets; the directory service
 //! L3  config  telemetry             files and flags; logs, counters, control socket
 //! L2  circuit  forward  directory  dcnet   state machines without I/O
@@ -24,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod dcnet;
+pub mod dcnet_run;
 pub mod directory;
 pub mod forward;
 pub mod keys;

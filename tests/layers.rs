@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("controller", 4),
     ("node", 5),
     ("rig", 5),
+    ("dcnet_run", 5),
     ("cli", 6),
 ];
 

@@ -1,0 +1,4 @@
+//! The programs of the DC-net: their sockets, processes and clocks.
+//!
+//! In: configuration directories, TCP links, local connections. Out: the running relay, clients,
+//! trustees, exits and their supervisor. Called by: `cepa dcnet`, tests and the bench.
