@@ -6,6 +6,7 @@ use std::error::Error;
 
 use crate::{
     config::ConfigError,
+    dcnet::error::DcnetError,
     telemetry::control::{ControlError, RefusalKind},
 };
 
@@ -49,7 +50,8 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.code);
     }
-    if cause.is::<ConfigError>() {
+    if cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(DcnetError::Config { .. }))
+    {
         return Some(ExitCode::Usage);
     }
     if let Some(error) = cause.downcast_ref::<ControlError>() {

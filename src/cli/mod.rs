@@ -8,6 +8,7 @@
 mod client;
 mod completions;
 mod controller;
+mod dcnet;
 mod exit_code;
 mod man;
 mod node;
@@ -43,6 +44,8 @@ enum Command {
     Node(node::Args),
     /// Run the client: send this machine's packets through a circuit
     Client(client::Args),
+    /// Run the DC-net: relay, trustees, clients, exits, configuration
+    Dcnet(dcnet::Args),
     /// Ask the controller which nodes there are
     Nodes(nodes::Args),
     /// Run the whole network on this machine, in namespaces
@@ -59,6 +62,7 @@ impl Command {
             Self::Controller(args) => args.run(),
             Self::Node(args) => args.run(),
             Self::Client(args) => args.run(),
+            Self::Dcnet(args) => args.run(),
             Self::Nodes(args) => args.run(),
             Self::Rig(args) => args.run(),
             Self::Completions(args) => args.run(),

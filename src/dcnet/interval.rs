@@ -251,6 +251,15 @@ impl SignedInterval {
         Ok(())
     }
 
+    /// As [`SignedInterval::check`], for the source's wire, whose set is always the whole group.
+    ///
+    /// # Errors
+    /// Names `interval.json`.
+    pub fn check_seed(&self, group: &Group) -> Result<(), DcnetError> {
+        self.check(group)
+            .map_err(|error| DcnetError::config("interval.json", "signed", error.to_string()))
+    }
+
     /// Its file.
     pub fn to_file(&self) -> IntervalFile {
         IntervalFile {

@@ -268,8 +268,8 @@ mod tests {
             let base = RistrettoPoint::mul_base(&hash::random_scalar(&mut rng));
             Statement { base, public: secret * base }
         });
-        for known in 0..2 {
-            let proof = OneOfTwo::prove(&statements, known, &secrets[known], b"m", &mut rng);
+        for (known, secret) in secrets.iter().enumerate() {
+            let proof = OneOfTwo::prove(&statements, known, secret, b"m", &mut rng);
             let proof = OneOfTwo::from_bytes(&proof.to_bytes()).unwrap();
             assert!(proof.verify(&statements, b"m"));
             assert!(!proof.verify(&statements, b"n"));

@@ -2,3 +2,10 @@
 //!
 //! In: configuration directories, TCP links, local connections. Out: the running relay, clients,
 //! trustees, exits and their supervisor. Called by: `cepa dcnet`, tests and the bench.
+
+pub mod dial;
+pub mod exits;
+pub mod seed_parties;
+pub mod seed_relay;
+pub mod supervisor;
+pub mod test_client;

@@ -1,0 +1,197 @@
+//! `cepa dcnet`: every program of the DC-net.
+//!
+//! In: a configuration directory, ports. Out: configuration files, running parties, figures.
+//! Called by: the command line.
+
+mod bootstrap;
+mod programs;
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+/// Arguments of `cepa dcnet`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which messages the parties exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Wire {
+    /// The source's, byte for byte: no authentication, no protection
+    #[default]
+    Seed,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Generate the configuration of a group: system, session, pseudonym and interval files
+    Config(ConfigArgs),
+    /// Run the relay: the hub all clients and trustees connect to
+    Relay(RelayArgs),
+    /// Run a trustee: it sends pads and carries nobody's traffic
+    Trustee(PartyArgs),
+    /// Run a client: local connections to its port go through the DC-net
+    Client(PartyArgs),
+    /// Run a SOCKS5 server behind the relay
+    Socks5(SocksArgs),
+    /// Run an echo server behind the relay, for tests
+    Echo(EchoArgs),
+    /// Make requests through a client at a given rate and time them
+    TestClient(TestClientArgs),
+    /// Start all clients and trustees of a configuration on this machine
+    Supervisor(SupervisorArgs),
+}
+
+#[derive(clap::Args)]
+pub(super) struct ConfigArgs {
+    /// Clients of the group
+    #[arg(short, long, default_value_t = 10)]
+    pub(super) clients: usize,
+    /// Trustees of the group
+    #[arg(short, long, default_value_t = 3)]
+    pub(super) trustees: usize,
+    /// Where the relay will be
+    #[arg(short, long, default_value = "127.0.0.1:12345", value_name = "HOST:PORT")]
+    pub(super) relay: String,
+    /// Make the same keys again from this text: for tests only, whoever knows it knows all keys
+    #[arg(short, long)]
+    pub(super) seed: Option<String>,
+    /// Bytes of a cell
+    #[arg(long, default_value_t = 256)]
+    pub(super) cell_size: usize,
+    /// Rounds the relay keeps in flight
+    #[arg(long, default_value_t = 2)]
+    pub(super) client_window: usize,
+    /// Rounds the trustees run ahead
+    #[arg(long, default_value_t = 10)]
+    pub(super) trustee_window: usize,
+    /// Clients refuse to speak in a set of fewer members
+    #[arg(long, default_value_t = 2)]
+    pub(super) min_anonymity_set: usize,
+    /// Replace the files of a group that is there already
+    #[arg(long)]
+    pub(super) force: bool,
+    /// The directory to write
+    pub(super) output_dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct RelayArgs {
+    /// Port to listen on
+    #[arg(short, long, default_value_t = 12345)]
+    pub(super) port: u16,
+    /// Address to listen on [default: the relay's host in system.json]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) bind: Option<String>,
+    /// Where connections leave: a SOCKS5 server, an echo server
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub(super) exit: String,
+    /// Which messages the parties exchange
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) wire: Wire,
+    /// The configuration directory
+    pub(super) config_dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct PartyArgs {
+    /// A client's port for local connections; a trustee needs none
+    #[arg(short, long, default_value_t = 0)]
+    pub(super) port: u16,
+    /// Address of that port
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(super) bind: String,
+    /// Which messages the parties exchange
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) wire: Wire,
+    /// The configuration directory
+    pub(super) config_dir: PathBuf,
+    /// The party's private file, {config_dir}/{id}.json
+    pub(super) private_file: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct SocksArgs {
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub(super) listen: String,
+    /// Let connections to private networks and this host through
+    #[arg(long)]
+    pub(super) allow_private: bool,
+}
+
+#[derive(clap::Args)]
+pub(super) struct EchoArgs {
+    /// Port to listen on
+    #[arg(short, long, default_value_t = 8080)]
+    pub(super) port: u16,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(super) bind: String,
+}
+
+#[derive(clap::Args)]
+pub(super) struct TestClientArgs {
+    /// Port of the DC-net client
+    #[arg(short, long)]
+    pub(super) port: u16,
+    /// Address of the DC-net client
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(super) host: String,
+    /// An echo service to ask for by SOCKS5; without it, the exit itself has to be an echo
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) target: Option<String>,
+    /// Requests a second
+    #[arg(short, long, default_value_t = 1.0)]
+    pub(super) rate: f64,
+    /// Requests in all
+    #[arg(short = 'n', long, default_value_t = 10)]
+    pub(super) count: usize,
+    /// Bytes of a request
+    #[arg(short, long, default_value_t = 100)]
+    pub(super) bytes: usize,
+    #[command(flatten)]
+    pub(super) output: super::output::OutputFlags,
+}
+
+#[derive(clap::Args)]
+pub(super) struct SupervisorArgs {
+    /// Leave this many clients to be started by hand
+    #[arg(long, value_name = "K", num_args = 0..=1, default_missing_value = "1", default_value_t = 0,
+          require_equals = true)]
+    pub(super) local: usize,
+    /// Port of the first client; the others count up
+    #[arg(long, default_value_t = 9000)]
+    pub(super) first_port: u16,
+    /// Start the relay as well
+    #[arg(long)]
+    pub(super) relay: bool,
+    /// With --relay: where connections leave
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub(super) exit: String,
+    /// Which messages the parties exchange
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) wire: Wire,
+    /// The configuration directory
+    pub(super) config_dir: PathBuf,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        bootstrap::init_log();
+        crate::dcnet_run::supervisor::end_with_supervisor();
+        match self.command {
+            Command::Config(args) => bootstrap::config(&args),
+            Command::Relay(args) => super::block_on(programs::relay(args)),
+            Command::Trustee(args) => super::block_on(programs::trustee(args)),
+            Command::Client(args) => super::block_on(programs::client(args)),
+            Command::Socks5(args) => super::block_on(programs::socks5(args)),
+            Command::Echo(args) => super::block_on(programs::echo(args)),
+            Command::TestClient(args) => super::block_on(programs::test_client(args)),
+            Command::Supervisor(args) => super::block_on(programs::supervisor(args)),
+        }
+    }
+}

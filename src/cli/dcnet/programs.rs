@@ -1,0 +1,172 @@
+//! The running programs of `cepa dcnet`.
+//!
+//! In: parsed arguments. Out: a party that runs until it is ended. Called by: `cepa dcnet`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use super::{EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs, Wire};
+use crate::{
+    cli::output,
+    dcnet::{
+        error::DcnetError,
+        group::{Group, SessionPrivate},
+        identity::Identity,
+        store,
+    },
+    dcnet_run::{
+        exits, seed_parties, seed_relay, supervisor as supervising, test_client as testing,
+    },
+};
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {address}; is the port taken, or is the address not of this host?")
+    })?;
+    log::info!("listening on {}", listener.local_addr()?);
+    Ok(listener)
+}
+
+struct Own {
+    group: Group,
+    identity: Identity,
+    session: SessionPrivate,
+}
+
+fn load(dir: &Path, private: &Path) -> anyhow::Result<Own> {
+    let group = store::load_group(dir)?;
+    store::load_interval(dir)?.check_seed(&group)?;
+    let identity = store::load_identity(private)?;
+    let session = store::load_session(dir, &group, &identity.id())?;
+    Ok(Own { group, identity, session })
+}
+
+fn not_a(role: &str, private: &Path) -> DcnetError {
+    DcnetError::config(
+        private.display().to_string(),
+        "id",
+        format!("is not among the {role}s of system.json"),
+    )
+}
+
+pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
+    let group = store::load_group(&args.config_dir)?;
+    let bind = args.bind.as_ref().unwrap_or(&group.system.relay.host);
+    let listener = listen(&format!("{bind}:{}", args.port)).await?;
+    match args.wire {
+        Wire::Seed => seed_relay::run(&group, listener, args.exit).await,
+    }
+}
+
+pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
+    let own = load(&args.config_dir, &args.private_file)?;
+    let index = own
+        .group
+        .trustee_index(&own.identity.id())
+        .ok_or_else(|| not_a("trustee", &args.private_file))?;
+    match args.wire {
+        Wire::Seed => {
+            let pads = seed_parties::pads(&own.session.scalar()?, &own.group.client_keys);
+            seed_parties::run_trustee(&own.group, index, pads).await
+        }
+    }
+}
+
+pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
+    let own = load(&args.config_dir, &args.private_file)?;
+    let index = own
+        .group
+        .client_index(&own.identity.id())
+        .ok_or_else(|| not_a("client", &args.private_file))?;
+    let slot = own.group.own_slot(&own.session.pseudonym()?).ok_or_else(|| {
+        DcnetError::config("pseudonym.json", "slots", "holds no slot of this member's key")
+    })?;
+    let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
+    match args.wire {
+        Wire::Seed => {
+            let pads = seed_parties::pads(&own.session.scalar()?, &own.group.trustee_keys);
+            let client = seed_parties::SeedClient { index, slot, pads };
+            seed_parties::run_client(&own.group, client, listener).await
+        }
+    }
+}
+
+pub(super) async fn socks5(args: SocksArgs) -> anyhow::Result<()> {
+    exits::run_socks(listen(&args.listen).await?, args.allow_private).await
+}
+
+pub(super) async fn echo(args: EchoArgs) -> anyhow::Result<()> {
+    exits::run_echo(listen(&format!("{}:{}", args.bind, args.port)).await?).await
+}
+
+#[derive(serde::Serialize)]
+struct TestReport {
+    requests: usize,
+    failed: usize,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+}
+
+pub(super) async fn test_client(args: TestClientArgs) -> anyhow::Result<()> {
+    let outcome = testing::run(&testing::Plan {
+        proxy: format!("{}:{}", args.host, args.port),
+        target: args.target,
+        rate: args.rate,
+        count: args.count,
+        bytes: args.bytes,
+    })
+    .await;
+    let report = TestReport {
+        requests: outcome.seconds.len() + outcome.failures.len(),
+        failed: outcome.failures.len(),
+        p50_ms: outcome.quantile_ms(0.5),
+        p95_ms: outcome.quantile_ms(0.95),
+        p99_ms: outcome.quantile_ms(0.99),
+    };
+    if args.output.json {
+        output::print_json("dcnet.test-client", &report)?;
+    } else {
+        output::print(format_args!(
+            "{} requests, {} failed; p50 {:.2} ms, p95 {:.2} ms, p99 {:.2} ms\n",
+            report.requests, report.failed, report.p50_ms, report.p95_ms, report.p99_ms
+        ));
+    }
+    match outcome.failures.first() {
+        Some(why) => anyhow::bail!("{} requests failed; the first: {why}", report.failed),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn supervisor(args: SupervisorArgs) -> anyhow::Result<()> {
+    let group = store::load_group(&args.config_dir)?;
+    let started = group.system.clients.len().saturating_sub(args.local);
+    let wire = match args.wire {
+        Wire::Seed => "seed",
+    };
+    let plan = supervising::Plan {
+        dir: args.config_dir.clone(),
+        trustees: group.system.trustees.iter().map(|entry| entry.id.to_string()).collect(),
+        clients: group.system.clients[..started].iter().map(|e| e.id.to_string()).collect(),
+        first_port: args.first_port,
+        relay: args.relay.then_some(group.system.relay.port),
+        exit: args.exit,
+        extra: vec!["--wire".into(), wire.into()],
+    };
+    let mut parties = supervising::start_all(&plan)?;
+    log::info!("started {} processes; Ctrl-C ends them", parties.len());
+    for (at, entry) in group.system.clients.iter().enumerate() {
+        if at < started {
+            log::info!("client {at} listens on port {}", usize::from(args.first_port) + at);
+        } else {
+            log::info!(
+                "left to you: cepa dcnet client --wire {wire} -p PORT {dir} {dir}/{}.json",
+                entry.id,
+                dir = args.config_dir.display()
+            );
+        }
+    }
+    supervising::watch(&mut parties).await
+}

@@ -1,0 +1,116 @@
+//! Starts the parties of one machine and watches them.
+//!
+//! In: a configuration directory, how many clients to leave to be started by hand. Out: one child
+//! process per party, ended with the supervisor. Called by: `cepa dcnet supervisor`, the bench.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, Command};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The configuration directory.
+    pub dir: PathBuf,
+    /// Ids of the trustees to start.
+    pub trustees: Vec<String>,
+    /// Ids of the clients to start; their ports count up.
+    pub clients: Vec<String>,
+    /// The first client's local port.
+    pub first_port: u16,
+    /// Whether the relay is started as well, and on which port.
+    pub relay: Option<u16>,
+    /// The exit the relay connects to.
+    pub exit: String,
+    /// Arguments for every party, such as `--wire seed`.
+    pub extra: Vec<OsString>,
+}
+
+/// The variable that tells a party to end when its standard input does.
+const SUPERVISED: &str = "CEPA_DCNET_SUPERVISED";
+
+/// Ends this process with its supervisor, even one that was killed: the pipe to it breaks.
+pub fn end_with_supervisor() {
+    if std::env::var_os(SUPERVISED).is_none() {
+        return;
+    }
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+}
+
+/// A started party.
+pub struct Party {
+    /// As a person would name it.
+    pub name: String,
+    /// Its process; killed when dropped.
+    pub child: Child,
+}
+
+fn start(program: &Path, name: String, arguments: Vec<OsString>) -> anyhow::Result<Party> {
+    let child = Command::new(program)
+        .args(&arguments)
+        .env(SUPERVISED, "1")
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("starting {name}"))?;
+    Ok(Party { name, child })
+}
+
+/// Starts every party of the plan with this very program.
+///
+/// # Errors
+/// When a process cannot be started.
+pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut parties = Vec::new();
+    let party_args = |role: &str, port: u16, id: &str| {
+        let mut arguments: Vec<OsString> =
+            vec!["dcnet".into(), role.into(), "-p".into(), port.to_string().into()];
+        arguments.push(plan.dir.clone().into());
+        arguments.push(plan.dir.join(format!("{id}.json")).into());
+        arguments.extend(plan.extra.iter().cloned());
+        arguments
+    };
+    if let Some(port) = plan.relay {
+        let mut arguments: Vec<OsString> = vec!["dcnet".into(), "relay".into(), "-p".into()];
+        arguments.push(port.to_string().into());
+        arguments.push(plan.dir.clone().into());
+        arguments.extend(["--exit".into(), OsString::from(&plan.exit)]);
+        arguments.extend(plan.extra.iter().cloned());
+        parties.push(start(&program, "relay".into(), arguments)?);
+    }
+    for (at, id) in plan.trustees.iter().enumerate() {
+        parties.push(start(&program, format!("trustee {at}"), party_args("trustee", 0, id))?);
+    }
+    for (at, id) in plan.clients.iter().enumerate() {
+        let port = plan.first_port + u16::try_from(at)?;
+        parties.push(start(&program, format!("client {at}"), party_args("client", port, id))?);
+    }
+    Ok(parties)
+}
+
+/// Waits until a party ends, which is an error, or until the person ends it.
+///
+/// # Errors
+/// Names the party that ended.
+pub async fn watch(parties: &mut [Party]) -> anyhow::Result<()> {
+    loop {
+        for party in parties.iter_mut() {
+            if let Some(status) = party.child.try_wait()? {
+                bail!("{} ended ({status}); its log above says why", party.name);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
