@@ -181,7 +181,7 @@ pub(super) struct SupervisorArgs {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        bootstrap::init_log();
+        crate::telemetry::logs::init("dcnet", "info")?;
         crate::dcnet_run::supervisor::end_with_supervisor();
         match self.command {
             Command::Config(args) => bootstrap::config(&args),

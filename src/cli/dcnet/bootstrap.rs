@@ -12,12 +12,6 @@ use crate::{
     dcnet::{ceremony, group::Settings, hash, store},
 };
 
-/// Lines on the terminal, at the level of `CEPA_LOG` (default: info).
-pub(super) fn init_log() {
-    let env = env_logger::Env::new().filter_or("CEPA_LOG", "info");
-    let _ = env_logger::Builder::from_env(env).try_init();
-}
-
 pub(super) fn config(args: &ConfigArgs) -> anyhow::Result<()> {
     let (host, port) = args
         .relay
