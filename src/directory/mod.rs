@@ -14,10 +14,12 @@ mod backoff;
 mod base64_text;
 mod descriptor;
 mod error;
+mod http;
 mod link;
 mod path;
 mod probe;
 mod signed;
+mod store;
 #[cfg(test)]
 mod test_network;
 mod view;
@@ -32,10 +34,12 @@ pub use descriptor::{
     WIRE_VERSION, check_name, is_label,
 };
 pub use error::DirectoryError;
+pub use http::{ClientError, ControllerClient, LONG_POLL};
 pub use link::{ControllerLink, JoinToken, TokenId, TokenSecret};
 pub use path::{PathError, PathRules, choose_path};
 pub use probe::{check_probe, sign_probe};
 pub use signed::{
     DirectoryBody, KeyChange, MAX_DIRECTORY_LEN, MAX_KEY_CHANGES, SignedDirectory, SignedKeyChange,
 };
+pub use store::{DirectoryCache, Guard};
 pub use view::{Directory, Member};

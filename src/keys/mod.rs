@@ -10,6 +10,7 @@ mod forward;
 mod handshake;
 mod identity;
 mod schedule;
+mod store;
 mod stream;
 #[cfg(test)]
 pub(crate) mod test_keys;
@@ -24,3 +25,4 @@ pub use handshake::{
 };
 pub use identity::{Identity, OnionKey, PublicIdentity, RSA_LEN, SPKI_LEN, onion_key_id};
 pub use schedule::{HopKeys, PairKeys, RelayKeys};
+pub use store::{ONION_KEY_GRACE, ONION_KEY_LIFE, OnionKeys, StateDir, StateLock};
