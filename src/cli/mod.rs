@@ -5,17 +5,24 @@
 
 #![allow(clippy::print_stderr, reason = "the command line is where text is printed")]
 
+mod circuits;
 mod client;
 mod completions;
 mod controller;
+mod daemon;
 mod dcnet;
 mod exit_code;
 mod man;
 mod node;
 mod nodes;
 mod output;
+mod ping;
 mod rig;
 mod settings_flags;
+mod status;
+mod status_text;
+mod table;
+mod trace;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -48,6 +55,14 @@ enum Command {
     Dcnet(dcnet::Args),
     /// Ask the controller which nodes there are
     Nodes(nodes::Args),
+    /// Say what the daemons of this machine are doing
+    Status(status::Args),
+    /// List the client's circuits, build one, or end one
+    Circuits(circuits::Args),
+    /// Send echoes to a node of the client's circuits
+    Ping(ping::Args),
+    /// Measure round trip and loss of every hop of a circuit
+    Trace(trace::Args),
     /// Run the whole network on this machine, in namespaces
     Rig(rig::Args),
     /// Print a completion script for a shell
@@ -64,6 +79,10 @@ impl Command {
             Self::Client(args) => args.run(),
             Self::Dcnet(args) => args.run(),
             Self::Nodes(args) => args.run(),
+            Self::Status(args) => args.run(),
+            Self::Circuits(args) => args.run(),
+            Self::Ping(args) => args.run(),
+            Self::Trace(args) => args.run(),
             Self::Rig(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),

@@ -16,7 +16,7 @@ use super::ExitCode;
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct OutputFlags {
     /// Print one JSON object, whose first field names its schema
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
@@ -33,8 +33,12 @@ pub(crate) fn json_text(command: &str, body: &impl Serialize) -> serde_json::Res
     serde_json::to_string_pretty(&Envelope { schema: format!("cepa.{command}/1"), body })
 }
 
+/// The same on one line, for a stream of objects.
+pub(crate) fn json_line(command: &str, body: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(&Envelope { schema: format!("cepa.{command}/1"), body })
+}
+
 /// Prints [`json_text`].
-#[allow(dead_code, reason = "commands use it as they come")]
 pub(crate) fn print_json(command: &str, body: &impl Serialize) -> anyhow::Result<()> {
     print(format_args!("{}\n", json_text(command, body)?));
     Ok(())

@@ -295,7 +295,11 @@ fn check_value<S: Settings>(
         ));
     }
     let alone = toml::Table::from_iter([(key.name.to_owned(), value.clone())]);
-    if alone.try_into::<S>().is_err() {
+    if let Err(error) = alone.try_into::<S>() {
+        // The types of this program say what they expected and got.
+        if error.message().starts_with("expected ") && !key.secret {
+            return Err(wrong(error.message().to_owned()));
+        }
         let shown = match value {
             _ if key.secret => "something else".to_owned(),
             toml::Value::String(text) if !matches!(origin, Origin::File(..)) => text.clone(),

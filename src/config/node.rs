@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Cidr, Key, Period, Settings, Wrong, setting, settings};
-use crate::model::Suite;
+use crate::model::{ExitPolicy, Suite};
 
 settings! {
     /// Everything `cepa node` can be told.
@@ -29,11 +29,12 @@ settings! {
         operator: Option<String> = None, "LABEL";
         /// Let packets out here: needs CAP_NET_ADMIN.
         exit: bool = false, "";
-        /// The interface packets leave by; unset: the one of the default route.
+        /// The interface packets leave by, of an exit; unset: the one of the default route.
         exit_interface: Option<String> = None, "IF";
         /// Which destinations the exit lets through: comma-separated accept:NET[:PORTS] and
-        /// reject:NET[:PORTS], first match; private and local networks are rejected by default.
-        exit_policy: String = String::new(), "RULES";
+        /// reject:NET[:PORTS], IPv6 in brackets, the first match decides. What no rule matches is
+        /// let through, but for private and local networks.
+        exit_policy: ExitPolicy = ExitPolicy::default(), "RULES";
         /// The name of the exit's TUN device.
         exit_tun: String = "cepaexit0".to_owned(), "NAME";
         /// The exit's pool of inner IPv4 addresses, one per circuit.
@@ -73,12 +74,6 @@ impl Settings for NodeConfig {
         setting::check_log(&self.log)?;
         if let Some(name) = &self.name {
             setting::check_name("name", name)?;
-        }
-        if self.exit_interface.is_some() && !self.exit {
-            return Err(Wrong::new(
-                "exit_interface",
-                "expected exit = true beside it, got exit = false; set exit or remove this key",
-            ));
         }
         setting::check_interface("exit_tun", &self.exit_tun)?;
         if let Some(interface) = &self.exit_interface {

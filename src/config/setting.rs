@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Admission, Cidr, Period};
-use crate::model::Suite;
+use crate::model::{ExitPolicy, Suite};
 
 /// How a value is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +158,7 @@ setting! {
     Cidr: Text, "\"ADDRESS/PREFIX\", such as \"10.0.0.0/8\" or \"2001:db8::/32\"";
     Period: Text, "a duration in quotes, such as \"30s\", \"10m\" or \"1h30m\"";
     Admission: Text, "\"token\" or \"open\"";
+    ExitPolicy: Text, "rules such as \"accept:*:443,reject:*\"";
     Suite: Text, "\"aes128gcm\" or \"chacha20poly1305\"";
     Vec<String>: List, "a list of texts, such as [\"a\", \"b\"]";
     Vec<Cidr>: List, "a list of \"ADDRESS/PREFIX\", such as [\"0.0.0.0/0\", \"::/0\"]";

@@ -10,5 +10,5 @@ mod snapshot;
 pub use snapshot::{
     CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
     ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,
-    PingAnswer, TraceAnswer, TraceHop, Traffic,
+    PingAnswer, Status, TraceAnswer, TraceHop, Traffic,
 };

@@ -325,6 +325,18 @@ pub struct ControllerStatus {
     pub next_step: Option<String>,
 }
 
+/// The answer of `status`: which role answers, and its snapshot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum Status {
+    /// A client answers.
+    Client(ClientStatus),
+    /// A node answers.
+    Node(NodeStatus),
+    /// A controller answers.
+    Controller(ControllerStatus),
+}
+
 /// The answer of `ping`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -103,9 +103,16 @@ fn a_wrong_type_names_line_and_what_is_expected() {
         &["client.toml:1", "hops: expected a whole number", "\"3\""],
     );
     says::<ClientConfig>("hops = 300", &["hops: expected a whole number from 0 to 255, got 300"]);
-    says::<ClientConfig>("\nroute = [\"10.0.0.0/8\", \"x\"]", &["client.toml:2", "ADDRESS/PREFIX"]);
+    says::<ClientConfig>(
+        "\nroute = [\"10.0.0.0/8\", \"x\"]",
+        &["client.toml:2", "such as 10.0.0.0/8", "\"x\""],
+    );
     says::<NodeConfig>("listen = \"5000\"", &["listen: expected \"IP:PORT\"", "got \"5000\""]);
     says::<ControllerConfig>("valid_for = 24", &["a duration in quotes", "got 24"]);
+    says::<NodeConfig>(
+        "\n\nexit_policy = \"accept:10.0.0.1/8\"",
+        &["node.toml:3: exit_policy: expected a prefix without bits", "write 10.0.0.0/8"],
+    );
     says::<ControllerConfig>("admission = \"opne\"", &["expected \"token\" or \"open\""]);
     says::<NodeConfig>("name = \"a\"\nname = \"b\"", &["node.toml:2", "duplicate"]);
     says::<NodeConfig>("name = ", &["node.toml:1", "expected TOML"]);
@@ -128,7 +135,6 @@ fn ranges() {
     says::<ClientConfig>("path = [\"a\", \"b\"]", &["path: expected at least 3 hops, got 2"]);
     says::<ClientConfig>("path = [\"a\", \"b\", \"a\"]", &["\"a\" twice"]);
     says::<ClientConfig>("socks = \"127.0.0.1:1080\"", &["socks", "no such function"]);
-    says::<NodeConfig>("exit_interface = \"eth0\"", &["set exit"]);
     says::<NodeConfig>("name = \"two words\"", &["name: expected 1 to 63"]);
     says::<ControllerConfig>("metrics = \"0.0.0.0:9500\"", &["loopback"]);
     says::<ControllerConfig>(

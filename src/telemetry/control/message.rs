@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The names of the commands.
 pub mod command {
-    /// No arguments; answers the role's status.
+    /// No arguments; answers [`Status`](crate::telemetry::Status).
     pub const STATUS: &str = "status";
     /// No arguments; answers [`CircuitsStatus`](crate::telemetry::CircuitsStatus).
     pub const CIRCUITS: &str = "circuits";
-    /// No arguments; builds a circuit for new flows and answers its number.
+    /// No arguments; builds a circuit for new flows and answers it, as
+    /// [`CircuitInfo`](crate::telemetry::CircuitInfo).
     pub const CIRCUIT_NEW: &str = "circuit_new";
-    /// [`CloseArgs`](super::CloseArgs); ends a circuit.
+    /// [`CloseArgs`](super::CloseArgs); ends a circuit and answers null.
     pub const CIRCUIT_CLOSE: &str = "circuit_close";
     /// [`PingArgs`](super::PingArgs); answers [`PingAnswer`](crate::telemetry::PingAnswer).
     pub const PING: &str = "ping";
