@@ -5,13 +5,16 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use super::{Cidr, Key, Period, Settings, Wrong, setting, settings};
-use crate::model::{MIN_HOPS, SLOTS, Suite};
+use crate::{
+    directory::ControllerLink,
+    model::{MIN_HOPS, SLOTS, Suite},
+};
 
 settings! {
     /// Everything `cepa client` can be told.
     ClientConfig for "client" {
         /// The controller's link, as `cepa controller link` prints it.
-        controller: Option<String> = None, "LINK";
+        controller: Option<ControllerLink> = None, "LINK";
         /// The directory of keys and state (mode 0700).
         state: PathBuf = PathBuf::from("/var/lib/cepa/client"), "DIR", global;
         /// Nodes of a path: 3 or 4; in a lab also 1 or 2.

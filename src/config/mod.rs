@@ -17,6 +17,7 @@ mod error;
 mod load;
 mod node;
 mod period;
+mod secret;
 mod setting;
 
 pub use cidr::Cidr;
@@ -26,6 +27,7 @@ pub use error::ConfigError;
 pub use load::{Loaded, Loader, Origin};
 pub use node::NodeConfig;
 pub use period::Period;
+pub use secret::Secret;
 pub use setting::{Key, Kind, Setting, Settings, Wrong};
 
 /// Defines one role's settings: a struct with a default for every key, and the list of its keys.

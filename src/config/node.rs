@@ -7,14 +7,17 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Cidr, Key, Period, Settings, Wrong, setting, settings};
-use crate::model::{ExitPolicy, Suite};
+use super::{Cidr, Key, Period, Secret, Settings, Wrong, setting, settings};
+use crate::{
+    directory::{ControllerLink, JoinToken},
+    model::{ExitPolicy, Suite},
+};
 
 settings! {
     /// Everything `cepa node` can be told.
     NodeConfig for "node" {
         /// The controller's link, as `cepa controller link` prints it.
-        controller: Option<String> = None, "LINK";
+        controller: Option<ControllerLink> = None, "LINK";
         /// The node's name in the directory.
         name: Option<String> = None, "NAME";
         /// Where to take cells, UDP.
@@ -24,7 +27,7 @@ settings! {
         /// The directory of keys and state (mode 0700).
         state: PathBuf = PathBuf::from("/var/lib/cepa/node"), "DIR", global;
         /// The single-use token of `cepa controller token new`, for the first registration.
-        join: Option<String> = None, "TOKEN", secret;
+        join: Option<Secret> = None, "TOKEN", secret;
         /// Who runs this node; clients avoid two nodes of one operator in a path.
         operator: Option<String> = None, "LABEL";
         /// Let packets out here: needs CAP_NET_ADMIN.
@@ -74,6 +77,15 @@ impl Settings for NodeConfig {
         setting::check_log(&self.log)?;
         if let Some(name) = &self.name {
             setting::check_name("name", name)?;
+        }
+        if let Some(join) = &self.join
+            && join.reveal().parse::<JoinToken>().is_err()
+        {
+            return Err(Wrong::new(
+                "join",
+                "expected a token as `cepa controller token new` prints it (cepa-join://...), got \
+                 something else",
+            ));
         }
         setting::check_interface("exit_tun", &self.exit_tun)?;
         if let Some(interface) = &self.exit_interface {

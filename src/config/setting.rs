@@ -8,8 +8,11 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Admission, Cidr, Period};
-use crate::model::{ExitPolicy, Suite};
+use super::{Admission, Cidr, Period, Secret};
+use crate::{
+    directory::ControllerLink,
+    model::{ExitPolicy, Suite},
+};
 
 /// How a value is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +161,8 @@ setting! {
     Cidr: Text, "\"ADDRESS/PREFIX\", such as \"10.0.0.0/8\" or \"2001:db8::/32\"";
     Period: Text, "a duration in quotes, such as \"30s\", \"10m\" or \"1h30m\"";
     Admission: Text, "\"token\" or \"open\"";
+    Secret: Text, "text in quotes";
+    ControllerLink: Text, "a link in quotes, as `cepa controller link` prints it";
     ExitPolicy: Text, "rules such as \"accept:*:443,reject:*\"";
     Suite: Text, "\"aes128gcm\" or \"chacha20poly1305\"";
     Vec<String>: List, "a list of texts, such as [\"a\", \"b\"]";

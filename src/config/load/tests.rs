@@ -108,6 +108,10 @@ fn a_wrong_type_names_line_and_what_is_expected() {
         &["client.toml:2", "such as 10.0.0.0/8", "\"x\""],
     );
     says::<NodeConfig>("listen = \"5000\"", &["listen: expected \"IP:PORT\"", "got \"5000\""]);
+    says::<NodeConfig>(
+        "controller = \"http://x\"",
+        &["node.toml:1: controller: expected", "cepa://"],
+    );
     says::<ControllerConfig>("valid_for = 24", &["a duration in quotes", "got 24"]);
     says::<NodeConfig>(
         "\n\nexit_policy = \"accept:10.0.0.1/8\"",
@@ -120,8 +124,11 @@ fn a_wrong_type_names_line_and_what_is_expected() {
 
 #[test]
 fn a_secret_is_not_shown() {
-    let message = load_text::<NodeConfig>("join = 12345").unwrap_err().to_string();
-    assert!(!message.contains("12345"), "{message}");
+    for text in ["join = 12345", "join = \"12345\""] {
+        let message = load_text::<NodeConfig>(text).unwrap_err().to_string();
+        assert!(message.contains("node.toml:1: join: expected"), "{message}");
+        assert!(!message.contains("12345"), "{message}");
+    }
 }
 
 #[test]
