@@ -5,13 +5,35 @@
 
 pub mod checksum;
 mod coalesce;
+pub mod conntrack;
 mod device;
 mod error;
+pub mod fault;
+pub mod nat;
+mod netlink;
 pub mod netns;
 mod offload;
+pub mod pcap;
+#[cfg(feature = "tun-tap")]
+pub mod plain_tun;
+pub mod raw;
+pub mod route;
 mod segment;
+pub mod sysctl;
 pub mod tun;
 pub mod udp;
 
 pub use device::PacketDevice;
 pub use error::{CaptureError, Result};
+
+/// Makes a TUN interface with the backend this program was built for: tun-rs, or tun-tap with the
+/// feature of that name.
+///
+/// # Errors
+/// When `/dev/net/tun` cannot be opened, the privilege is missing or the name is in use.
+pub fn open_tun(options: &tun::TunOptions) -> Result<Box<dyn PacketDevice>> {
+    #[cfg(feature = "tun-tap")]
+    return Ok(Box::new(plain_tun::PlainTun::create(options)?));
+    #[cfg(not(feature = "tun-tap"))]
+    return Ok(Box::new(tun::Tun::create(options)?));
+}

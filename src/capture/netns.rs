@@ -38,6 +38,11 @@ impl NetNs {
         Ok(Self { file: File::open(path)? })
     }
 
+    /// A path by which other programs find it while this process runs, such as `ip link set ... netns`.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
     /// Runs `work` on a thread inside the namespace; sockets that it opens stay there.
     ///
     /// # Errors

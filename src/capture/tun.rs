@@ -16,7 +16,7 @@ use std::{
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use super::{CaptureError, PacketDevice, Result, coalesce::Coalescer, offload, segment};
+use super::{CaptureError, PacketDevice, Result, coalesce::Coalescer, offload, route, segment};
 use crate::model::{INNER_MTU, PacketBatch};
 
 /// One read at most: the offload header and an unsegmented packet.
@@ -94,6 +94,7 @@ impl Tun {
             what: "making the TUN non-blocking".into(),
             source,
         })?;
+        configure(options)?;
         let offload = device.tcp_gso();
         let join_udp = offload && options.join_udp && device.udp_gso();
         Ok(Self {
@@ -108,29 +109,12 @@ impl Tun {
     }
 
     fn build(options: &TunOptions, offload: bool) -> io::Result<SyncDevice> {
-        let mut builder = DeviceBuilder::new()
+        DeviceBuilder::new()
             .name(&options.name)
-            .mtu(options.mtu)
             .offload(offload)
             .packet_information(false)
-            .tx_queue_len(options.queue_len);
-        let mut v4 = false;
-        for (address, prefix) in &options.addresses {
-            builder = match address {
-                IpAddr::V4(_) if v4 => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        "expected at most one IPv4 address",
-                    ));
-                }
-                IpAddr::V4(address) => {
-                    v4 = true;
-                    builder.ipv4(*address, *prefix, None)
-                }
-                IpAddr::V6(address) => builder.ipv6(*address, *prefix),
-            };
-        }
-        builder.build_sync()
+            .enable(false)
+            .build_sync()
     }
 
     /// Whether reads and writes carry unsegmented packets.
@@ -171,6 +155,16 @@ impl Tun {
     }
 }
 
+/// Sets MTU, queue and addresses and brings the interface up.
+pub(super) fn configure(options: &TunOptions) -> Result<()> {
+    let interface = route::interface(&options.name)?;
+    route::bring_up(interface.index, u32::from(options.mtu), options.queue_len)?;
+    for (address, prefix) in &options.addresses {
+        route::add_address(interface.index, *address, *prefix)?;
+    }
+    Ok(())
+}
+
 fn send_one(device: &SyncDevice, offload: bool, packet: &[u8]) -> io::Result<usize> {
     if offload {
         let header = [0; offload::HEADER_LEN];
@@ -181,11 +175,11 @@ fn send_one(device: &SyncDevice, offload: bool, packet: &[u8]) -> io::Result<usi
 }
 
 /// The interface is gone (`EBADFD`) or down (`EIO`).
-fn is_fatal(error: &io::Error) -> bool {
+pub(super) fn is_fatal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EIO | libc::EBADF))
 }
 
-fn creation_error(name: &str, source: io::Error) -> CaptureError {
+pub(super) fn creation_error(name: &str, source: io::Error) -> CaptureError {
     let file_is_closed =
         || std::fs::File::options().read(true).write(true).open("/dev/net/tun").err();
     match source.raw_os_error() {

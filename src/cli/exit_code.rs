@@ -5,6 +5,7 @@
 use std::error::Error;
 
 use crate::{
+    capture::CaptureError,
     config::ConfigError,
     dcnet::error::DcnetError,
     telemetry::control::{ControlError, RefusalKind},
@@ -56,6 +57,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     }
     if let Some(error) = cause.downcast_ref::<ControlError>() {
         return Some(of_control(error));
+    }
+    if cause.downcast_ref().is_some_and(CaptureError::is_missing_privilege) {
+        return Some(ExitCode::MissingPrivilege);
     }
     None
 }

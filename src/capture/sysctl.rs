@@ -1,0 +1,88 @@
+//! Kernel settings that an exit changes, and puts back.
+//!
+//! In: names and values. Out: the old values, restored on drop, and kept in a file meanwhile, so
+//! that the start after a kill still knows them. Called by: capture::nat.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{CaptureError, Result};
+
+/// Settings that were changed.
+#[derive(Debug)]
+pub struct Sysctls {
+    memo: Option<PathBuf>,
+    old: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    /// Nothing changed; `memo` is where old values are kept. If the file is there, the process
+    /// before this one was killed, and its values are the ones to restore.
+    pub fn new(memo: Option<&Path>) -> Self {
+        let old = memo
+            .and_then(|memo| fs::read_to_string(memo).ok())
+            .map(|text| {
+                text.lines()
+                    .filter_map(|line| line.split_once('='))
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        Self { memo: memo.map(Path::to_owned), old }
+    }
+
+    /// Changes a setting, named by its path below `/proc/sys/`.
+    ///
+    /// # Errors
+    /// When the kernel does not have it or the privilege is missing.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let wrap = |source: io::Error| {
+            CaptureError::step(format!("set {name} to {value}"), "CAP_NET_ADMIN", source)
+        };
+        let present = get(name).map_err(wrap)?;
+        if present == value {
+            return Ok(());
+        }
+        self.old.entry(name.to_owned()).or_insert(present);
+        self.remember();
+        fs::write(path(name), value).map_err(wrap)
+    }
+
+    fn remember(&self) {
+        let Some(memo) = &self.memo else { return };
+        let text: String =
+            self.old.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        if let Err(error) = fs::write(memo, text) {
+            log::warn!("cannot note the old kernel settings in {}: {error}", memo.display());
+        }
+    }
+}
+
+impl Drop for Sysctls {
+    fn drop(&mut self) {
+        for (name, value) in &self.old {
+            if let Err(error) = fs::write(path(name), value) {
+                // Settings of an interface vanish with it.
+                log::debug!("{name} stays changed: {error}");
+            }
+        }
+        if let Some(memo) = &self.memo {
+            let _ = fs::remove_file(memo);
+        }
+    }
+}
+
+/// What a setting is now.
+///
+/// # Errors
+/// When the kernel does not have it.
+pub fn get(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(path(name))?.trim().to_owned())
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(name)
+}
