@@ -4,6 +4,7 @@
 //! Called by: node.
 
 mod client;
+pub mod exit;
 pub mod flow;
 pub mod ip;
 mod outbox;
