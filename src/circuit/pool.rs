@@ -9,6 +9,9 @@ use rand::{Rng, RngExt};
 
 use crate::model::CircuitKey;
 
+/// Circuits being built at once, at most.
+const MAX_BUILDING: usize = 4;
+
 /// How circuits come and go.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
@@ -16,6 +19,8 @@ pub struct PoolSettings {
     pub rotate_every: Duration,
     /// A draining circuit without flows is closed; one with flows after this long all the same.
     pub drain_at_most: Duration,
+    /// A circuit not built after this long is raced by another.
+    pub race_after: Duration,
     /// The first pause after a circuit could not be built; doubles up to [`Self::retry_at_most`].
     pub retry_after: Duration,
     /// The longest pause between attempts.
@@ -27,6 +32,7 @@ impl Default for PoolSettings {
         Self {
             rotate_every: Duration::from_secs(600),
             drain_at_most: Duration::from_secs(3_600),
+            race_after: Duration::from_millis(700),
             retry_after: Duration::from_millis(250),
             retry_at_most: Duration::from_secs(15),
         }
@@ -39,7 +45,7 @@ pub struct Pool {
     active: Option<CircuitKey>,
     rotate_at: Option<Instant>,
     spare: Option<CircuitKey>,
-    building: Vec<CircuitKey>,
+    building: Vec<(CircuitKey, Instant)>,
     draining: Vec<(CircuitKey, Instant)>,
     failures: u32,
     retry_at: Option<Instant>,
@@ -80,15 +86,20 @@ impl Pool {
         self.failures
     }
 
-    /// Whether a circuit should be built now.
+    /// Whether a circuit should be built now. One that is slow to build is raced by another.
     pub fn wants_circuit(&self, now: Instant) -> bool {
         let have = usize::from(self.active.is_some()) + usize::from(self.spare.is_some());
-        have + self.building.len() < 2 && self.retry_at.is_none_or(|at| now >= at)
+        let slow =
+            |since: Instant| now.saturating_duration_since(since) >= self.settings.race_after;
+        let promising = self.building.iter().filter(|(_, since)| !slow(*since)).count();
+        have + promising < 2
+            && self.building.len() < MAX_BUILDING
+            && self.retry_at.is_none_or(|at| now >= at)
     }
 
     /// A circuit is being built.
-    pub fn on_building(&mut self, key: CircuitKey) {
-        self.building.push(key);
+    pub fn on_building(&mut self, now: Instant, key: CircuitKey) {
+        self.building.push((key, now));
     }
 
     /// No circuit could be started.
@@ -98,7 +109,7 @@ impl Pool {
 
     /// A circuit is ready: active if there is none, spare otherwise.
     pub fn on_ready(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
-        self.building.retain(|building| *building != key);
+        self.building.retain(|(building, _)| *building != key);
         self.failures = 0;
         self.retry_at = None;
         if self.active.is_none() {
@@ -112,8 +123,8 @@ impl Pool {
 
     /// A circuit is gone; the spare takes over at once if it was the active one.
     pub fn on_closed(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
-        if self.building.contains(&key) {
-            self.building.retain(|building| *building != key);
+        if self.building.iter().any(|(building, _)| *building == key) {
+            self.building.retain(|(building, _)| *building != key);
             self.back_off(now);
         }
         self.draining.retain(|(draining, _)| *draining != key);
@@ -157,11 +168,18 @@ impl Pool {
             .collect()
     }
 
-    /// When something is to be done without an event, and what.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+    /// When something is to be done after `now` without an event, and what.
+    pub fn poll_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
         let retry = self.retry_at.map(|at| (at, "retry"));
         let rotate = self.rotate_at.map(|at| (at, "rotate"));
-        retry.into_iter().chain(rotate).min_by_key(|(at, _)| *at)
+        let race =
+            self.building.iter().map(|(_, since)| (*since + self.settings.race_after, "race"));
+        retry
+            .into_iter()
+            .chain(rotate)
+            .chain(race)
+            .filter(|(at, _)| *at > now)
+            .min_by_key(|(at, _)| *at)
     }
 
     fn activate(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
@@ -192,7 +210,7 @@ mod tests {
         let (mut pool, now, mut rng) = pool();
         for number in 0..2 {
             assert!(pool.wants_circuit(now));
-            pool.on_building(CircuitKey(number));
+            pool.on_building(now, CircuitKey(number));
             pool.on_ready(now, CircuitKey(number), &mut rng);
         }
         assert!(!pool.wants_circuit(now));
@@ -222,7 +240,7 @@ mod tests {
     #[test]
     fn failures_pause_longer_and_longer() {
         let (mut pool, now, mut rng) = pool();
-        pool.on_building(CircuitKey(0));
+        pool.on_building(now, CircuitKey(0));
         pool.on_closed(now, CircuitKey(0), &mut rng);
         assert!(!pool.wants_circuit(now));
         assert!(pool.wants_circuit(now + Duration::from_millis(250)));

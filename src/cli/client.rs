@@ -2,8 +2,12 @@
 //!
 //! In: flags and settings. Out: a daemon until it is stopped. Called by: the command line.
 
-use super::{ExitCode, Failure, settings_flags::SettingsFlags};
-use crate::config::ClientConfig;
+use super::settings_flags::SettingsFlags;
+use crate::{
+    config::{ClientConfig, Settings},
+    node::run_client,
+    telemetry::logs,
+};
 
 /// Arguments of `cepa client`.
 #[derive(clap::Args)]
@@ -15,7 +19,8 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let loaded = self.settings.load()?;
-        loaded.required("controller", &loaded.settings.controller)?;
-        Err(Failure::new(ExitCode::Failed, "this version cannot run a client").into())
+        let link = loaded.required("controller", &loaded.settings.controller)?;
+        logs::init(ClientConfig::ROLE, loaded.settings.log_level())?;
+        Ok(run_client(&loaded.settings, link)?)
     }
 }

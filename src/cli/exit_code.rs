@@ -8,6 +8,8 @@ use crate::{
     capture::CaptureError,
     config::ConfigError,
     dcnet::error::DcnetError,
+    directory::ClientError,
+    node::NodeError,
     telemetry::control::{ControlError, RefusalKind},
 };
 
@@ -58,10 +60,28 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = cause.downcast_ref::<ControlError>() {
         return Some(of_control(error));
     }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return Some(of_client(error));
+    }
     if cause.downcast_ref().is_some_and(CaptureError::is_missing_privilege) {
         return Some(ExitCode::MissingPrivilege);
     }
-    None
+    match cause.downcast_ref::<NodeError>() {
+        Some(NodeError::Control(error)) => Some(of_control(error)),
+        Some(NodeError::Client(error)) => Some(of_client(error)),
+        Some(NodeError::Capture(error)) if error.is_missing_privilege() => {
+            Some(ExitCode::MissingPrivilege)
+        }
+        _ => None,
+    }
+}
+
+fn of_client(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Unreachable { .. } => ExitCode::Unreachable,
+        ClientError::NotAdmitted { .. } => ExitCode::NotAdmitted,
+        _ => ExitCode::Failed,
+    }
 }
 
 fn of_control(error: &ControlError) -> ExitCode {

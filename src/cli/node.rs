@@ -2,8 +2,12 @@
 //!
 //! In: flags and settings. Out: a daemon until it is stopped. Called by: the command line.
 
-use super::{ExitCode, Failure, settings_flags::SettingsFlags};
-use crate::config::NodeConfig;
+use super::settings_flags::SettingsFlags;
+use crate::{
+    config::{NodeConfig, Settings},
+    node::run_node,
+    telemetry::logs,
+};
 
 /// Arguments of `cepa node`.
 #[derive(clap::Args)]
@@ -15,7 +19,9 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let loaded = self.settings.load()?;
-        loaded.required("controller", &loaded.settings.controller)?;
-        Err(Failure::new(ExitCode::Failed, "this version cannot run a node").into())
+        let link = loaded.required("controller", &loaded.settings.controller)?;
+        let name = loaded.required("name", &loaded.settings.name)?;
+        logs::init(NodeConfig::ROLE, loaded.settings.log_level())?;
+        Ok(run_node(&loaded.settings, link, name)?)
     }
 }

@@ -11,12 +11,16 @@ use rand::Rng;
 
 use super::{
     Outbox, ReplayWindow,
+    packing::{CircuitPacker, Written},
     relay::{open_neighbour, random_start},
-    stream::{BodySink, Packer},
+    stream::Reassembler,
 };
 use crate::{
     keys::{BackwardLayer, ForwardWrap, HopKeys, LinkTag, PairControl, PairKeys, wrap},
-    model::{BODY_LEN, CELL_LEN, CID_LEN, Cid, CircuitKey, Direction, DropReason, SLOT_LEN, SLOTS},
+    model::{
+        BODY_LEN, CELL_LEN, CID_LEN, Cid, CircuitKey, Direction, DropCounters, DropReason,
+        PacketBatch, SLOT_LEN, SLOTS,
+    },
     wire::{BodyHeader, PairMessage, body_mut, cid_of, first_seq, set_cid},
 };
 
@@ -64,19 +68,18 @@ struct Row {
     window: ReplayWindow,
     control_window: ReplayWindow,
     next_control_seq: u32,
-    packer: Packer,
-    /// The outbox index of the cell that the packer has open.
-    open_cell: usize,
+    packer: CircuitPacker,
+    reassembler: Reassembler,
     last_heard: Instant,
     cells: [u64; 2],
+    bytes: [u64; 2],
 }
 
 /// All circuits of a client that have at least one hop.
 pub struct ClientTable {
     rows: Vec<Option<Box<Row>>>,
     by_cid: HashMap<Cid, CircuitKey, RandomState>,
-    /// Cells of the outbox whose bodies are written, in order, and not wrapped yet.
-    unwrapped: Vec<(CircuitKey, usize)>,
+    written: Written,
 }
 
 impl Default for ClientTable {
@@ -84,7 +87,7 @@ impl Default for ClientTable {
         Self {
             rows: Vec::new(),
             by_cid: HashMap::with_hasher(RandomState::default()),
-            unwrapped: Vec::new(),
+            written: Written::default(),
         }
     }
 }
@@ -116,10 +119,11 @@ impl ClientTable {
             window: ReplayWindow::default(),
             control_window: ReplayWindow::default(),
             next_control_seq: random_start(rng),
-            packer: Packer::new(),
-            open_cell: 0,
+            packer: CircuitPacker::default(),
+            reassembler: Reassembler::new(),
             last_heard: now,
             cells: [0; 2],
+            bytes: [0; 2],
         }));
     }
 
@@ -144,7 +148,7 @@ impl ClientTable {
         }
     }
 
-    /// When the guard last sent an authenticated cell on this circuit.
+    /// When the last hop was last heard on this circuit.
     pub fn last_heard(&self, key: CircuitKey) -> Option<Instant> {
         self.rows.get(key.index())?.as_ref().map(|row| row.last_heard)
     }
@@ -152,6 +156,11 @@ impl ClientTable {
     /// Cells sent and received on this circuit.
     pub fn cells(&self, key: CircuitKey) -> [u64; 2] {
         self.rows.get(key.index()).and_then(Option::as_ref).map_or([0; 2], |row| row.cells)
+    }
+
+    /// Inner bytes sent and received on this circuit.
+    pub fn bytes(&self, key: CircuitKey) -> [u64; 2] {
+        self.rows.get(key.index()).and_then(Option::as_ref).map_or([0; 2], |row| row.bytes)
     }
 
     /// Appends an inner packet to the cells of a circuit. The last cell stays open for the next
@@ -173,14 +182,28 @@ impl ClientTable {
         if row.is_used_up() {
             return Err(DropReason::CounterExhausted);
         }
-        let mut sink = Sink {
-            outbox,
-            to: row.guard,
-            key,
-            open: &mut row.open_cell,
-            unwrapped: &mut self.unwrapped,
-        };
-        row.packer.push(packet, &mut sink)
+        self.written.push(key, &mut row.packer, row.guard, packet, outbox)?;
+        row.bytes[Direction::Forward as usize] += packet.len() as u64;
+        Ok(())
+    }
+
+    /// Takes in a cell of the exit: its body if it carried data, none if it carried something
+    /// else. Appends every packet that is whole by that to `out`.
+    pub fn reassemble(
+        &mut self,
+        key: CircuitKey,
+        seq: u32,
+        body: Option<&[u8; BODY_LEN]>,
+        out: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) {
+        if let Some(row) = self.row_mut(key) {
+            let first = out.len();
+            row.reassembler.push(seq, body, out, drops);
+            let bytes: usize =
+                (first..out.len()).filter_map(|index| out.get(index)).map(<[u8]>::len).sum();
+            row.bytes[Direction::Backward as usize] += bytes as u64;
+        }
     }
 
     /// Sends one body of its own to hop `hop` (from 0) of a circuit.
@@ -215,17 +238,17 @@ impl ClientTable {
 
     /// Closes and wraps every cell that [`Self::send_packet`] wrote; the outbox can then be sent.
     pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng) {
-        let unwrapped = std::mem::take(&mut self.unwrapped);
-        for (key, index) in &unwrapped {
-            let Some(row) = self.row_mut(*key) else { continue };
-            if row.packer.is_open() && row.open_cell == *index {
-                let mut sink = OpenCell { outbox, index: *index };
-                row.packer.flush(&mut sink);
-            }
+        let written = self.written.take();
+        for (key, index) in &written {
+            let Some(row) = self.row_mut(*key) else {
+                // Never sent as it is: the body is still in clear.
+                rng.fill_bytes(outbox.cell_mut(*index));
+                continue;
+            };
+            row.packer.close(*index, outbox);
             row.wrap(row.wraps.len(), outbox.cell_mut(*index), rng);
         }
-        self.unwrapped = unwrapped;
-        self.unwrapped.clear();
+        self.written.reuse(written);
     }
 
     /// Writes a neighbour cell to the first hop; returns where to send it.
@@ -303,9 +326,11 @@ impl Row {
         if self.window.mark(seq) {
             self.guard = from;
         }
-        self.last_heard = now;
         self.cells[Direction::Backward as usize] += 1;
         let (hop, seq) = self.find_originator(cell, body).ok_or(DropReason::BadTag)?;
+        if hop + 1 == self.hops.len() {
+            self.last_heard = now;
+        }
         let window = &mut self.hops[hop].window;
         if !window.is_fresh(seq) {
             return Err(DropReason::Replay);
@@ -336,42 +361,5 @@ impl Row {
             }
         }
         None
-    }
-}
-
-/// Gives the packer the cells of one circuit.
-struct Sink<'a> {
-    outbox: &'a mut Outbox,
-    to: SocketAddr,
-    key: CircuitKey,
-    open: &'a mut usize,
-    unwrapped: &'a mut Vec<(CircuitKey, usize)>,
-}
-
-impl BodySink for Sink<'_> {
-    fn next_body(&mut self) -> &mut [u8; BODY_LEN] {
-        *self.open = self.outbox.push(self.to);
-        self.unwrapped.push((self.key, *self.open));
-        self.body()
-    }
-
-    fn body(&mut self) -> &mut [u8; BODY_LEN] {
-        body_mut(self.outbox.cell_mut(*self.open))
-    }
-}
-
-/// The one open cell, to be padded.
-struct OpenCell<'a> {
-    outbox: &'a mut Outbox,
-    index: usize,
-}
-
-impl BodySink for OpenCell<'_> {
-    fn next_body(&mut self) -> &mut [u8; BODY_LEN] {
-        self.body()
-    }
-
-    fn body(&mut self) -> &mut [u8; BODY_LEN] {
-        body_mut(self.outbox.cell_mut(self.index))
     }
 }

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod flow;
 pub mod ip;
 mod outbox;
+mod packing;
 mod relay;
 mod replay;
 #[cfg(test)]

@@ -14,7 +14,10 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use rand::Rng;
 
-use super::ReplayWindow;
+use super::{
+    Outbox, ReplayWindow,
+    packing::{CircuitPacker, Written},
+};
 use crate::{
     keys::{BackwardLayer, ForwardLayer, LinkTag, PairControl, PairKeys, RelayKeys},
     model::{BodyKind, CELL_LEN, Cid, CircuitKey, Direction, DropReason},
@@ -23,6 +26,8 @@ use crate::{
 
 /// A counter at or above this ends its circuit; neighbour cells have numbers from here on.
 const SEQ_END: u32 = PairControl::SEQ_BIT;
+/// Numbers kept back, so that none runs out between a batch's first packet and its last.
+const SEQ_MARGIN: u32 = 0x1_0000;
 
 /// What to do with a cell.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,17 +93,23 @@ struct Row {
     out: Option<Box<OutLink>>,
     last_active: Instant,
     cells: [u64; 2],
+    packer: CircuitPacker,
 }
 
 /// All circuits of a node, by the ids of both their links.
 pub struct RelayTable {
     rows: Vec<Option<Box<Row>>>,
     by_cid: HashMap<Cid, (CircuitKey, Direction), RandomState>,
+    written: Written,
 }
 
 impl Default for RelayTable {
     fn default() -> Self {
-        Self { rows: Vec::new(), by_cid: HashMap::with_hasher(RandomState::default()) }
+        Self {
+            rows: Vec::new(),
+            by_cid: HashMap::with_hasher(RandomState::default()),
+            written: Written::default(),
+        }
     }
 }
 
@@ -133,6 +144,7 @@ impl RelayTable {
             out: None,
             last_active: now,
             cells: [0; 2],
+            packer: CircuitPacker::default(),
         }));
     }
 
@@ -208,12 +220,42 @@ impl RelayTable {
         rng: &mut impl Rng,
     ) -> Result<SocketAddr, DropReason> {
         let row = row_mut(&mut self.rows, key).ok_or(DropReason::NoCircuit)?;
-        let seq = row.take_seq()?;
-        row.backward.originate(seq, cell, rng);
-        set_cid(cell, row.in_cid);
-        row.in_tag.tag(cell);
-        row.cells[Direction::Backward as usize] += 1;
+        row.originate(cell, rng)?;
         Ok(row.in_addr)
+    }
+
+    /// Appends an inner packet for the client to the cells of a circuit. The last cell stays open
+    /// for the next packet until [`Self::finish`].
+    ///
+    /// # Errors
+    /// When the circuit is gone or used up, or the packet is none or too large.
+    pub fn send_packet(
+        &mut self,
+        key: CircuitKey,
+        packet: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let row = row_mut(&mut self.rows, key).ok_or(DropReason::NoCircuit)?;
+        if row.next_seq >= SEQ_END - SEQ_MARGIN {
+            return Err(DropReason::CounterExhausted);
+        }
+        self.written.push(key, &mut row.packer, row.in_addr, packet, outbox)
+    }
+
+    /// Closes and seals every cell that [`Self::send_packet`] wrote; the outbox can then be sent.
+    pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng) {
+        let written = self.written.take();
+        for (key, index) in &written {
+            let sealed = row_mut(&mut self.rows, *key).is_some_and(|row| {
+                row.packer.close(*index, outbox);
+                row.originate(outbox.cell_mut(*index), rng).is_ok()
+            });
+            if !sealed {
+                // Never sent as it is: the body is still in clear.
+                rng.fill_bytes(outbox.cell_mut(*index));
+            }
+        }
+        self.written.reuse(written);
     }
 
     /// Writes a neighbour cell; returns where to send it, or nothing when there is no such link.
@@ -240,6 +282,19 @@ impl RelayTable {
 }
 
 impl Row {
+    fn originate(
+        &mut self,
+        cell: &mut [u8; CELL_LEN],
+        rng: &mut impl Rng,
+    ) -> Result<(), DropReason> {
+        let seq = self.take_seq()?;
+        self.backward.originate(seq, cell, rng);
+        set_cid(cell, self.in_cid);
+        self.in_tag.tag(cell);
+        self.cells[Direction::Backward as usize] += 1;
+        Ok(())
+    }
+
     fn handle_forward(
         &mut self,
         now: Instant,

@@ -1,4 +1,26 @@
 //! The event loops of the daemons: one turn reads, decides, acts and sleeps.
 //!
-//! In: device and socket readiness, timers. Out: packets and cells.
+//! In: device and socket readiness, timers, commands. Out: packets and cells.
 //! Called by: cli.
+//!
+//! Each daemon has one thread for its data path, which owns every table and takes no lock; a tokio
+//! runtime beside it talks to the controller and to the command line. They exchange messages over
+//! bounded channels, and a [`reactor::Waker`] interrupts the data path's sleep.
+
+mod client;
+mod client_service;
+mod contact;
+mod data_thread;
+mod error;
+mod exit_setup;
+mod handshakes;
+mod link;
+mod reactor;
+mod relay;
+mod relay_service;
+mod routes;
+mod service_manager;
+
+pub use client_service::run_client;
+pub use error::NodeError;
+pub use relay_service::run_node;

@@ -107,7 +107,7 @@ fn a_dead_hop_is_noticed_within_two_seconds() {
         world.nodes[dead].alive = false;
         let noticed = world.run(Duration::from_millis(2_100), |world| !world.closed.is_empty());
         assert!(noticed, "hop {dead}");
-        assert_eq!(world.closed[0].1, CloseReason::Silent);
+        assert_eq!(world.closed[0].1, CloseReason::Silent { hop: dead });
     }
 }
 

@@ -319,7 +319,8 @@ impl World {
                     self.flush(&outbox);
                 }
                 ClientEvent::Ready { key, .. } => self.ready.push(key),
-                ClientEvent::Closed { key, reason, tell } => {
+                ClientEvent::Echo { .. } => {}
+                ClientEvent::Closed { key, reason, tell, .. } => {
                     let mut cell = [0; CELL_LEN];
                     let message = PairMessage::Destroy(DestroyReason::Finished);
                     if tell && let Some(to) = self.table.neighbour_cell(key, message, &mut cell) {

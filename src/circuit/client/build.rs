@@ -10,6 +10,9 @@ use crate::{
     wire::{Answer, ControlFragment, ControlType, ExtendValue},
 };
 
+const LEAST_PATIENCE: Duration = Duration::from_millis(150);
+const MOST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A circuit on its way: the hop being asked to join, and what was sent to it.
 pub(super) struct Building {
     /// The hop being asked, from 0; as many stand already.
@@ -18,6 +21,8 @@ pub(super) struct Building {
     pub(super) handshake: ClientHandshake,
     pub(super) request: u32,
     pub(super) attempts: u32,
+    /// When this hop was first asked.
+    pub(super) asked_at: Instant,
     pub(super) deadline: Instant,
 }
 
@@ -40,7 +45,8 @@ impl ClientCircuits {
             handshake: ClientHandshake::start(first, link_suite, rng)?,
             request: 0,
             attempts: 1,
-            deadline: now + self.timers.retransmit,
+            asked_at: now,
+            deadline: now + self.patience(),
         };
         let cid = building.cid;
         let row = ClientCircuit {
@@ -121,6 +127,7 @@ impl ClientCircuits {
 
     /// Asks the same again, with a fresh counter; gives up after the last attempt.
     pub(super) fn retransmit(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        let patience = self.patience();
         let Some(row) = row_mut(&mut self.rows, key) else { return };
         let State::Building(building) = &mut row.state else { return };
         if now < building.deadline {
@@ -130,7 +137,7 @@ impl ClientCircuits {
             let hop = building.hop;
             return self.end(key, CloseReason::NoAnswer { hop }, true);
         }
-        building.deadline = now + self.timers.retransmit * 2u32.pow(building.attempts.min(6));
+        building.deadline = now + patience * 2u32.pow(building.attempts.min(6));
         building.attempts += 1;
         self.ask(key, rng);
     }
@@ -142,6 +149,7 @@ impl ClientCircuits {
         answer: &Answer,
         rng: &mut impl Rng,
     ) {
+        let patience = self.patience();
         let Some(row) = row_mut(&mut self.rows, key) else { return };
         let State::Building(building) = &mut row.state else { return };
         let hop = building.hop;
@@ -152,7 +160,7 @@ impl ClientCircuits {
                     return;
                 }
                 building.request = take_request(&mut self.next_request);
-                building.deadline = now + self.timers.retransmit;
+                building.deadline = now + patience;
                 return self.ask(key, rng);
             }
             Answer::Created { ephemeral, confirmation, sealed_status, .. } => {
@@ -173,6 +181,12 @@ impl ClientCircuits {
     fn hop_stands(&mut self, now: Instant, key: CircuitKey, keys: HopKeys, rng: &mut impl Rng) {
         let Some(row) = row_mut(&mut self.rows, key) else { return };
         let State::Building(building) = &mut row.state else { return };
+        if building.attempts == 1 {
+            // Karn's rule: an answer to a repeated question says nothing of the time it took.
+            let took = now.saturating_duration_since(building.asked_at);
+            self.hop_took = Some(self.hop_took.map_or(took, |before| (before * 3 + took) / 4));
+        }
+        let patience = patience(&self.timers, self.hop_took);
         if building.hop == 0 {
             self.by_cid.remove(&building.cid);
             self.events.push_back(ClientEvent::Open {
@@ -198,13 +212,18 @@ impl ClientCircuits {
                 building.handshake = handshake;
                 building.request = take_request(&mut self.next_request);
                 building.attempts = 1;
-                building.deadline = now + self.timers.retransmit;
+                building.asked_at = now;
+                building.deadline = now + patience;
                 self.ask(key, rng);
             }
             Err(error) => {
                 self.end(key, CloseReason::Handshake { hop, error: error.to_string() }, true);
             }
         }
+    }
+
+    fn patience(&self) -> Duration {
+        patience(&self.timers, self.hop_took)
     }
 
     /// Sends what the hop being asked must get: a cell to the first, a control body for the others.
@@ -240,6 +259,11 @@ impl ClientCircuits {
             self.events.push_back(ClientEvent::SendBody { key, hop, body });
         }
     }
+}
+
+/// The first wait for a hop: four times what hops took of late.
+fn patience(timers: &ClientTimers, hop_took: Option<Duration>) -> Duration {
+    hop_took.map_or(timers.retransmit, |took| (took * 4).clamp(LEAST_PATIENCE, MOST_PATIENCE))
 }
 
 /// Link tags are made with AES only where both ends have it in hardware.

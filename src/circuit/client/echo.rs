@@ -40,7 +40,14 @@ pub struct HopHealth {
 struct HopEchoes {
     waiting: VecDeque<(u64, Instant)>,
     last_sent: Option<Instant>,
+    last_reply: Option<Instant>,
     health: HopHealth,
+}
+
+impl HopEchoes {
+    fn patience(&self, timers: &ClientTimers) -> Duration {
+        timers.suspect_after.max(self.health.smoothed.unwrap_or_default() * 2)
+    }
 }
 
 /// The echoes of one circuit.
@@ -71,13 +78,13 @@ impl Echoes {
         body
     }
 
-    /// Takes in a reply; `None` when nothing was asked.
+    /// Takes in a reply and returns its round trip; `None` when nothing was asked.
     pub(super) fn handle_reply(
         &mut self,
         now: Instant,
         hop: usize,
         body: &[u8; BODY_LEN],
-    ) -> Option<()> {
+    ) -> Option<Duration> {
         let hop = self.hops.get_mut(hop)?;
         let number = u64::from_be_bytes(*body[BODY_HEADER_LEN..].first_chunk()?);
         let index = hop.waiting.iter().position(|(waiting, _)| *waiting == number)?;
@@ -89,7 +96,8 @@ impl Echoes {
         hop.health.last = Some(rtt);
         hop.health.smoothed =
             Some(hop.health.smoothed.map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8));
-        Some(())
+        hop.last_reply = Some(now);
+        Some(rtt)
     }
 
     pub(super) fn oldest_unanswered(&self, hop: usize) -> Option<Instant> {
@@ -102,8 +110,19 @@ impl Echoes {
         let Some(last_sent) = echoes.last_sent else { return start };
         let regular = last_sent + timers.echo_every;
         let Some((_, oldest)) = echoes.waiting.front() else { return regular };
-        let patience = timers.suspect_after.max(echoes.health.smoothed.unwrap_or_default() * 2);
-        regular.min((*oldest + patience).max(last_sent + timers.suspect_every))
+        regular.min((*oldest + echoes.patience(timers)).max(last_sent + timers.suspect_every))
+    }
+
+    /// Whether an echo to a hop is unanswered for suspiciously long.
+    pub(super) fn is_suspicious(&self, now: Instant, hop: usize, timers: &ClientTimers) -> bool {
+        let echoes = &self.hops[hop];
+        self.oldest_unanswered(hop).is_some_and(|oldest| now >= oldest + echoes.patience(timers))
+    }
+
+    /// The first hop that answered nothing since `since`; the last one if all did.
+    pub(super) fn first_silent_since(&self, since: Instant) -> usize {
+        let silent = |echoes: &HopEchoes| echoes.last_reply.is_none_or(|reply| reply < since);
+        self.hops.iter().position(silent).unwrap_or(self.hops.len().saturating_sub(1))
     }
 
     pub(super) fn health(&self, hop: usize) -> HopHealth {

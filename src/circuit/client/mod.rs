@@ -55,7 +55,10 @@ pub enum CloseReason {
         error: String,
     },
     /// A hop of an open circuit stopped answering echoes.
-    Silent,
+    Silent {
+        /// The first hop that is silent, from 0.
+        hop: usize,
+    },
     /// A hop destroyed it.
     Destroyed(DestroyReason),
 }
@@ -71,7 +74,7 @@ impl std::fmt::Display for CloseReason {
             Self::Handshake { hop, error } => {
                 write!(f, "the handshake with hop {} failed: {error}", hop + 1)
             }
-            Self::Silent => f.write_str("a hop stopped answering"),
+            Self::Silent { hop } => write!(f, "hop {} stopped answering", hop + 1),
             Self::Destroyed(reason) => write!(f, "destroyed by a hop: {}", reason.words()),
         }
     }
@@ -120,11 +123,22 @@ pub enum ClientEvent {
         /// How long it took to build.
         took: Duration,
     },
+    /// A hop answered an echo.
+    Echo {
+        /// The circuit.
+        key: CircuitKey,
+        /// The hop, from 0.
+        hop: usize,
+        /// The round trip.
+        rtt: Duration,
+    },
     /// The circuit is gone; take it out of the data path. `tell` says whether the first hop must
     /// be told.
     Closed {
         /// The circuit.
         key: CircuitKey,
+        /// Its hops.
+        path: Vec<Hop>,
         /// Why.
         reason: CloseReason,
         /// Tell the first hop before removing.
@@ -135,7 +149,8 @@ pub enum ClientEvent {
 /// How patient a client is.
 #[derive(Clone, Debug)]
 pub struct ClientTimers {
-    /// The first wait for an answer before asking again; doubles each time.
+    /// The first wait for an answer before asking again, until it is known what hops take;
+    /// doubles each time.
     pub retransmit: Duration,
     /// How often to ask in all.
     pub attempts: u32,
@@ -210,6 +225,8 @@ pub struct ClientCircuits {
     by_cid: HashMap<Cid, CircuitKey>,
     events: VecDeque<ClientEvent>,
     next_request: u32,
+    /// What a hop takes to answer, smoothed.
+    hop_took: Option<Duration>,
 }
 
 impl ClientCircuits {
@@ -222,6 +239,7 @@ impl ClientCircuits {
             by_cid: HashMap::new(),
             events: VecDeque::new(),
             next_request: 1,
+            hop_took: None,
         }
     }
 
@@ -260,7 +278,9 @@ impl ClientCircuits {
             BodyKind::Control => self.handle_control(now, key, hop, body, rng),
             BodyKind::EchoReply => {
                 let row = row_mut(&mut self.rows, key).ok_or(DropReason::UnknownCircuit)?;
-                row.echoes.handle_reply(now, hop, body).ok_or(DropReason::BadControl)
+                let rtt = row.echoes.handle_reply(now, hop, body).ok_or(DropReason::BadControl)?;
+                self.events.push_back(ClientEvent::Echo { key, hop, rtt });
+                Ok(())
             }
             BodyKind::Cover => Err(DropReason::Cover),
             _ => Err(DropReason::UnknownKind),
@@ -300,19 +320,31 @@ impl ClientCircuits {
             let Some(row) = row_mut(&mut self.rows, key) else { continue };
             match &row.state {
                 State::Building(_) => self.retransmit(now, key, rng),
-                State::Open => {
-                    let last = row.path.len() - 1;
-                    let oldest = row.echoes.oldest_unanswered(last);
-                    let heard = last_heard(key).max(row.ready);
-                    let silent = |since: Instant| {
-                        now.saturating_duration_since(since) >= self.timers.silent_after
-                    };
-                    if oldest.is_some_and(silent) && heard.is_none_or(silent) {
-                        self.end(key, CloseReason::Silent, true);
-                    } else if row.echoes.next_due(last, row.started, &self.timers) <= now {
-                        self.send_echo(now, key, last);
-                    }
-                }
+                State::Open => self.watch(now, key, last_heard(key)),
+            }
+        }
+    }
+
+    /// Sends the echoes that are due to an open circuit, or ends it. In suspicion every hop is
+    /// asked, so that the silent one is known.
+    fn watch(&mut self, now: Instant, key: CircuitKey, heard: Option<Instant>) {
+        let Some(row) = row_mut(&mut self.rows, key) else { return };
+        let last = row.path.len() - 1;
+        let heard = heard.max(row.ready);
+        let silent =
+            |since: Instant| now.saturating_duration_since(since) >= self.timers.silent_after;
+        let oldest = row.echoes.oldest_unanswered(last);
+        if let Some(oldest) = oldest
+            && silent(oldest)
+            && heard.is_none_or(silent)
+        {
+            let hop = row.echoes.first_silent_since(oldest);
+            return self.end(key, CloseReason::Silent { hop }, true);
+        }
+        if row.echoes.next_due(last, row.started, &self.timers) <= now {
+            let first = if row.echoes.is_suspicious(now, last, &self.timers) { 0 } else { last };
+            for hop in first..=last {
+                self.send_echo(now, key, hop);
             }
         }
     }
@@ -348,7 +380,7 @@ impl ClientCircuits {
         if let State::Building(building) = &row.state {
             self.by_cid.remove(&building.cid);
         }
-        self.events.push_back(ClientEvent::Closed { key, reason, tell });
+        self.events.push_back(ClientEvent::Closed { key, path: row.path, reason, tell });
     }
 }
 

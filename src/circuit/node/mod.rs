@@ -305,6 +305,11 @@ impl NodeCircuits {
         Ok(())
     }
 
+    /// A handshake could not be computed: its CREATE may come again.
+    pub fn forget_handshake(&mut self, cid: Cid) {
+        self.computing.remove(&cid);
+    }
+
     /// Sends a message that opens a cell, with random padding behind it.
     fn send(&mut self, to: SocketAddr, cid: Cid, message: &[u8], rng: &mut impl Rng) {
         let mut cell = Box::new([0u8; CELL_LEN]);

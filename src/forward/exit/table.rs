@@ -140,6 +140,11 @@ impl ExitTable {
         self.rules.pool.in_use() as usize
     }
 
+    /// Conversations of all circuits, some perhaps ended not long ago.
+    pub fn connections(&self) -> usize {
+        self.circuits.iter().flatten().map(|circuit| circuit.connections.len()).sum()
+    }
+
     /// Whether there is no circuit.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

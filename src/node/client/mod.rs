@@ -1,0 +1,207 @@
+//! A client's data path: one thread that owns the socket, the TUN and every circuit.
+//!
+//! In: packets of this machine, cells of guards, commands. Out: the same, wrapped or opened.
+//! Called by: the client's service.
+//!
+//! ```text
+//! turn: TUN -> packets -> flow -> circuit -> cells     socket -> cells -> bodies -> packets
+//!       commands, timers -> events -> flush -> sleep
+//! ```
+
+mod circuits;
+mod commands;
+mod packets;
+mod traces;
+
+use std::{
+    sync::{Arc, mpsc::Receiver},
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+
+pub(crate) use self::commands::ClientCommand;
+use self::traces::Trace;
+use super::{NodeError, link::Link, reactor::Reactor};
+use crate::{
+    capture::{
+        PacketDevice,
+        udp::{RecvBatch, UdpSocket},
+    },
+    circuit::{ClientCircuits, ClientTimers, Pool, PoolSettings},
+    directory::Directory,
+    forward::{ClientTable, Outbox, flow::FlowMap},
+    model::{BODY_LEN, CircuitKey, Hop, NodeId, PacketBatch, Suite},
+};
+
+/// Reads of one kind before the other kinds get their turn.
+const READS_PER_TURN: usize = 8;
+/// The longest sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How often flows are looked at.
+const FLOW_TICK: Duration = Duration::from_secs(1);
+/// Flows remembered at once.
+const MOST_FLOWS: usize = 65_536;
+
+/// What every path of this client must be like.
+#[derive(Clone, Debug)]
+pub(crate) struct PathWish {
+    pub(crate) hops: usize,
+    pub(crate) lab: bool,
+    /// Names or ids, chosen by a person.
+    pub(crate) fixed: Vec<String>,
+    pub(crate) suite: Option<Suite>,
+}
+
+/// Keeps a chosen guard.
+pub(crate) type OnGuard = Box<dyn Fn(&Hop) + Send>;
+
+/// What a client starts with.
+pub(crate) struct ClientSettings {
+    pub(crate) socket: UdpSocket,
+    pub(crate) device: Option<Box<dyn PacketDevice>>,
+    pub(crate) wish: PathWish,
+    pub(crate) timers: ClientTimers,
+    pub(crate) pool: PoolSettings,
+    /// The suite this machine is good at.
+    pub(crate) own_suite: Suite,
+    /// The pinned guard, if there is one.
+    pub(crate) guard: Option<NodeId>,
+    /// Told of the guard once one is chosen and has proved itself.
+    pub(crate) on_guard: OnGuard,
+}
+
+/// The data path of a client.
+pub(crate) struct Client {
+    reactor: Reactor,
+    commands: Receiver<ClientCommand>,
+    link: Link,
+    device: Option<Box<dyn PacketDevice>>,
+    directory: Option<Arc<Directory>>,
+    wish: PathWish,
+    guard: Option<NodeId>,
+    on_guard: OnGuard,
+    circuits: ClientCircuits,
+    table: ClientTable,
+    pool: Pool,
+    flows: FlowMap<CircuitKey>,
+    /// The number people know a circuit by.
+    numbers: Vec<(CircuitKey, u32)>,
+    next_number: u32,
+    /// Nodes that failed of late, and until when they are left out.
+    avoided: Vec<(NodeId, Instant)>,
+    /// Why there is no circuit.
+    reason: Option<String>,
+    traces: Vec<Trace>,
+    outbox: Outbox,
+    body: Box<[u8; BODY_LEN]>,
+    from_device: PacketBatch,
+    to_device: PacketBatch,
+    rng: StdRng,
+    next_flow_tick: Instant,
+    stopping: bool,
+}
+
+impl Client {
+    /// Prepares the data path; [`Self::run`] drives it on the calling thread.
+    ///
+    /// # Errors
+    /// When the system refuses its notification of events.
+    pub(crate) fn new(
+        settings: ClientSettings,
+        commands: Receiver<ClientCommand>,
+        mut reactor: Reactor,
+    ) -> Result<Self, NodeError> {
+        let ClientSettings { mut socket, device, .. } = settings;
+        reactor.add_socket(&mut socket).map_err(NodeError::Wait)?;
+        match &device {
+            Some(device) => reactor.add_device(device.raw_fd()).map_err(NodeError::Wait)?,
+            None => reactor.device_ready = false,
+        }
+        Ok(Self {
+            reactor,
+            commands,
+            link: Link::new(socket),
+            device,
+            directory: None,
+            wish: settings.wish,
+            guard: settings.guard,
+            on_guard: settings.on_guard,
+            circuits: ClientCircuits::new(settings.timers, settings.own_suite),
+            table: ClientTable::default(),
+            pool: Pool::new(settings.pool),
+            flows: FlowMap::new(MOST_FLOWS),
+            numbers: Vec::new(),
+            next_number: 1,
+            avoided: Vec::new(),
+            reason: Some("waiting for the directory".to_owned()),
+            traces: Vec::new(),
+            outbox: Outbox::default(),
+            body: Box::new([0; BODY_LEN]),
+            from_device: PacketBatch::default(),
+            to_device: PacketBatch::default(),
+            rng: StdRng::from_rng(&mut rand::rng()),
+            next_flow_tick: Instant::now(),
+            stopping: false,
+        })
+    }
+
+    /// Turns until told to stop.
+    ///
+    /// # Errors
+    /// When the system's notification of events fails.
+    pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        let mut batch = RecvBatch::new();
+        while !self.stopping {
+            let sleep = self.until_deadline(Instant::now());
+            self.reactor.wait(sleep).map_err(NodeError::Wait)?;
+            self.turn(&mut batch);
+        }
+        let keys: Vec<_> = self.circuits.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.circuits.close(key);
+        }
+        self.act(Instant::now());
+        Ok(())
+    }
+
+    fn turn(&mut self, batch: &mut RecvBatch) {
+        let now = Instant::now();
+        self.read_device(now);
+        self.read_socket(now, batch);
+        self.handle_commands(now);
+        self.handle_timers(now);
+        self.act(now);
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        let table = &self.table;
+        self.circuits.handle_timeout(now, |key| table.last_heard(key), &mut self.rng);
+        if now >= self.next_flow_tick {
+            self.next_flow_tick = now + FLOW_TICK;
+            self.flows.handle_timeout(now);
+            let flows = &self.flows;
+            let closing =
+                self.pool.handle_timeout(now, |key| flows.flows_of(now, key), &mut self.rng);
+            for key in closing {
+                self.circuits.close(key);
+            }
+        }
+        self.handle_traces(now);
+        self.build_wanted(now);
+    }
+
+    fn until_deadline(&self, now: Instant) -> Duration {
+        let circuits = self.circuits.poll_timeout();
+        let pool = self.pool.poll_timeout(now);
+        let trace = self.traces.iter().map(|trace| (trace.deadline(), "trace")).min();
+        circuits
+            .into_iter()
+            .chain(pool)
+            .chain(trace)
+            .map(|(at, _)| at.saturating_duration_since(now))
+            .min()
+            .unwrap_or(LONGEST_SLEEP)
+            .min(LONGEST_SLEEP)
+    }
+}

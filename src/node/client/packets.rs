@@ -1,0 +1,173 @@
+//! Packets of this machine into cells, cells of guards into packets.
+//!
+//! In: the TUN's packets, the socket's cells. Out: cells to guards, packets to the TUN.
+//! Called by: the client's turn.
+
+use std::{io, net::SocketAddr, time::Instant};
+
+use super::{Client, READS_PER_TURN};
+use crate::{
+    capture::udp::RecvBatch,
+    forward::ClientVerdict,
+    model::{BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason},
+    wire::BodyHeader,
+};
+
+impl Client {
+    pub(super) fn read_device(&mut self, now: Instant) {
+        for _ in 0..READS_PER_TURN {
+            let Some(device) = &mut self.device else { return };
+            if !self.reactor.device_ready {
+                return;
+            }
+            self.from_device.clear();
+            match device.recv(&mut self.from_device) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.reactor.device_ready = false;
+                    return;
+                }
+                Err(error) => {
+                    log::warn!("the TUN cannot be read: {error}");
+                    self.reactor.device_ready = false;
+                    return;
+                }
+            }
+            self.send_packets(now);
+        }
+    }
+
+    /// Every packet of one read into the cells of its flow's circuit, which are then sent.
+    fn send_packets(&mut self, now: Instant) {
+        let active = self.pool.active();
+        for packet in self.from_device.iter() {
+            let sent = check_source(packet)
+                .and_then(|()| self.flows.route(now, packet, || active))
+                .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
+            match sent {
+                Ok(()) => {
+                    self.link.traffic.packets_up += 1;
+                    self.link.traffic.bytes_up += packet.len() as u64;
+                }
+                Err(reason) => self.link.drops.count(reason),
+            }
+        }
+        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.link.flush(&mut self.outbox);
+    }
+
+    pub(super) fn read_socket(&mut self, now: Instant, batch: &mut RecvBatch) {
+        for _ in 0..READS_PER_TURN {
+            if !self.reactor.socket_ready {
+                return;
+            }
+            match self.link.socket.recv(batch) {
+                Ok(_) => {
+                    for mut message in batch.messages_mut() {
+                        let from = message.from;
+                        for datagram in message.datagrams() {
+                            match datagram.try_into() {
+                                Ok(cell) => self.handle_cell(now, from, cell),
+                                Err(_) => self.link.drops.count(DropReason::BadLength),
+                            }
+                        }
+                    }
+                    self.write_device();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.reactor.socket_ready = false;
+                }
+                // An ICMP error of an earlier send, reported here; the next read goes on.
+                Err(error) => log::trace!("socket: {error}"),
+            }
+        }
+    }
+
+    fn handle_cell(&mut self, now: Instant, from: SocketAddr, cell: &mut [u8; CELL_LEN]) {
+        self.link.traffic.cells_in += 1;
+        let result = match self.table.handle_cell(now, from, cell, &mut self.body) {
+            ClientVerdict::Body { circuit, hop, seq, header } => {
+                self.handle_body(now, circuit, hop, seq, header)
+            }
+            ClientVerdict::Neighbour { circuit, message } => {
+                self.circuits.handle_neighbour(circuit, message);
+                Ok(())
+            }
+            ClientVerdict::Unknown => self.circuits.handle_unknown(now, cell, &mut self.rng),
+            ClientVerdict::Drop(reason) => Err(reason),
+        };
+        if let Err(reason) = result {
+            self.link.drops.count(reason);
+        }
+    }
+
+    fn handle_body(
+        &mut self,
+        now: Instant,
+        circuit: CircuitKey,
+        hop: usize,
+        seq: u32,
+        header: BodyHeader,
+    ) -> Result<(), DropReason> {
+        let row = self.circuits.get(circuit).ok_or(DropReason::UnknownCircuit)?;
+        let is_data = header.kind == BodyKind::Data;
+        if hop + 1 == row.path().len() {
+            let body = is_data.then_some(&*self.body);
+            let before = self.to_device.len();
+            let drops = &mut self.link.drops;
+            self.table.reassemble(circuit, seq, body, &mut self.to_device, drops);
+            self.check_destinations(before);
+        } else if is_data {
+            return Err(DropReason::NotAnExit);
+        }
+        if is_data {
+            return Ok(());
+        }
+        self.circuits.handle_body(now, circuit, hop, header, &self.body, &mut self.rng)
+    }
+
+    /// Takes out what an exit addressed to anything but this client.
+    fn check_destinations(&mut self, first: usize) {
+        let drops = &mut self.link.drops;
+        self.to_device.retain_from(first, |packet| {
+            let ours = is_for_client(packet);
+            if !ours {
+                drops.count(DropReason::InnerSource);
+            }
+            ours
+        });
+    }
+
+    fn write_device(&mut self) {
+        let Some(device) = &mut self.device else { return self.to_device.clear() };
+        if self.to_device.is_empty() {
+            return;
+        }
+        self.link.traffic.packets_down += self.to_device.len() as u64;
+        self.link.traffic.bytes_down += self.to_device.byte_len() as u64;
+        let taken = device.send(&self.to_device).unwrap_or_else(|error| {
+            log::debug!("the TUN refuses packets: {error}");
+            0
+        });
+        (taken..self.to_device.len()).for_each(|_| self.link.drops.count(DropReason::DeviceError));
+        self.to_device.clear();
+    }
+}
+
+/// Only packets from the client's inner addresses enter a circuit.
+fn check_source(packet: &[u8]) -> Result<(), DropReason> {
+    let is_ours = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(12..16) == Some(&CLIENT_INNER_V4.octets()),
+        Some(6) => packet.get(8..24) == Some(&CLIENT_INNER_V6.octets()),
+        _ => return Err(DropReason::BadInnerPacket),
+    };
+    if is_ours { Ok(()) } else { Err(DropReason::InnerSource) }
+}
+
+fn is_for_client(packet: &[u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(16..20) == Some(&CLIENT_INNER_V4.octets()),
+        Some(6) => packet.get(24..40) == Some(&CLIENT_INNER_V6.octets()),
+        _ => false,
+    }
+}

@@ -1,0 +1,205 @@
+//! `cepa client`, running: socket, TUN, routes, controller, control socket, until it is stopped.
+//!
+//! In: settings. Out: packets of this machine through circuits. Called by: cli.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    NodeError,
+    client::{Client, ClientCommand, ClientSettings, PathWish},
+    contact::{Contact, directory_status, follow_directory, pass_directories},
+    data_thread::{DataThread, Handle},
+    relay_service::suites,
+    routes::Routes,
+    service_manager::{ready, stop_signal},
+};
+use crate::{
+    capture::{
+        CaptureError, PacketDevice,
+        tun::{Tun, TunOptions},
+        udp::UdpSocket,
+    },
+    circuit::{ClientTimers, PoolSettings},
+    config::{ClientConfig, Settings},
+    directory::{ControllerClient, ControllerLink, Directory, DirectoryCache, Guard},
+    keys::StateDir,
+    model::{CLIENT_INNER_V4, CLIENT_INNER_V6, Hop},
+    telemetry::{
+        CircuitsStatus, ClientState, ClientStatus,
+        control::{
+            CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
+        },
+    },
+};
+
+/// Runs a client until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or had to end.
+pub fn run_client(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(NodeError::Thread)?;
+    runtime.block_on(run(config, link))
+}
+
+async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeError> {
+    let dir = StateDir::open(&config.state)?;
+    let control = ControlServer::bind(ClientConfig::ROLE, &config.state)?;
+    let cache = DirectoryCache::open(&dir, link, Timestamp::now())?;
+    let guard = Guard::load(&dir)?.map(|guard| guard.id);
+    let client = ControllerClient::new(link, None)?;
+    let contact = Contact::new(link);
+    let tun = Tun::create(&TunOptions::new(
+        &config.tun,
+        &[(CLIENT_INNER_V4.into(), 32), (CLIENT_INNER_V6.into(), 128)],
+    ))?;
+    let routes = Routes::start(tun.name(), &config.route, link)?;
+    let settings = ClientSettings {
+        socket: bind(config.listen)?,
+        device: Some(Box::new(tun)),
+        wish: PathWish {
+            hops: if config.path.is_empty() { config.hops.into() } else { config.path.len() },
+            lab: config.lab,
+            fixed: config.path.clone(),
+            suite: config.suites.first().copied(),
+        },
+        timers: ClientTimers::default(),
+        pool: PoolSettings { rotate_every: config.rotate_every.into(), ..PoolSettings::default() },
+        own_suite: suites(&config.suites)[0],
+        guard,
+        on_guard: Box::new(move |hop| keep_guard(&dir, hop)),
+    };
+    let data = DataThread::start(
+        |commands, reactor| Client::new(settings, commands, reactor),
+        Client::run,
+    )?;
+
+    let (newest, directories) = watch::channel(cache.newest().cloned());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_directory(client, contact.clone(), cache, newest));
+    tasks.spawn(routes.follow(directories.clone()));
+    tasks.spawn(pass_directories(
+        directories.clone(),
+        data.handle.clone(),
+        ClientCommand::Directory,
+    ));
+    let status = StatusSource {
+        config: config.clone(),
+        started: Instant::now(),
+        directories,
+        contact,
+        data: data.handle.clone(),
+    };
+    tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
+    ready();
+    let end = tokio::select! {
+        ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
+        () = stop_signal() => Ok(()),
+    };
+    // A data path that ended by itself no longer listens.
+    let _ = data.handle.send(ClientCommand::Stop);
+    data.thread.join().map_err(|_| NodeError::DataPath)?;
+    end
+}
+
+/// The socket of the settings; otherwise one for both families, or for IPv4 where IPv6 is off.
+fn bind(listen: Option<SocketAddr>) -> Result<UdpSocket, CaptureError> {
+    match listen {
+        Some(addr) => UdpSocket::bind(addr),
+        None => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0).into())
+            .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into())),
+    }
+}
+
+fn keep_guard(dir: &StateDir, hop: &Hop) {
+    if let Err(error) = Guard::new(hop.id, &hop.name, Timestamp::now()).save(dir) {
+        log::warn!("the guard is not kept for the next start: {error}");
+    }
+}
+
+/// Everything a status is made of.
+#[derive(Clone)]
+struct StatusSource {
+    config: ClientConfig,
+    started: Instant,
+    directories: watch::Receiver<Option<Arc<Directory>>>,
+    contact: Contact,
+    data: Handle<ClientCommand>,
+}
+
+async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
+    let data = &source.data;
+    match request.command.as_str() {
+        command::STATUS => to_json(status(&source).await?),
+        command::CIRCUITS => {
+            let circuits = data.ask(ClientCommand::Snapshot).await?.circuits;
+            to_json(CircuitsStatus { circuits })
+        }
+        command::CIRCUIT_NEW => to_json(data.ask(ClientCommand::NewCircuit).await??),
+        command::CIRCUIT_CLOSE => {
+            let args: CloseArgs = request.parse_args()?;
+            to_json(data.ask(|reply| ClientCommand::CloseCircuit(args.number, reply)).await??)
+        }
+        command::PING => {
+            let args: PingArgs = request.parse_args()?;
+            to_json(data.ask(|reply| ClientCommand::Ping(args, reply)).await??)
+        }
+        command::TRACE => {
+            let args: TraceArgs = request.parse_args()?;
+            to_json(data.ask(|reply| ClientCommand::Trace(args, reply)).await??)
+        }
+        _ => Err(request.unknown(ClientConfig::ROLE)),
+    }
+}
+
+async fn status(source: &StatusSource) -> Result<ClientStatus, Refusal> {
+    let data = source.data.ask(ClientCommand::Snapshot).await?;
+    let config = &source.config;
+    let directory = source.directories.borrow().clone();
+    let controller = source.contact.status();
+    let state = match (&directory, data.connected, data.circuits.is_empty()) {
+        (_, true, _) => ClientState::Connected,
+        (None, ..) => ClientState::Starting,
+        (_, _, false) => ClientState::Building,
+        (_, _, true) => ClientState::Blocked,
+    };
+    let next_step = match state {
+        ClientState::Connected => None,
+        _ if !controller.reachable => {
+            Some("check the network and that the controller runs".to_owned())
+        }
+        ClientState::Blocked => Some("see which nodes are live: cepa nodes".to_owned()),
+        _ => None,
+    };
+    Ok(ClientStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state,
+        reason: data.reason,
+        lab: config.lab,
+        hops: if config.path.is_empty() { config.hops } else { config.path.len() as u8 },
+        uptime_s: source.started.elapsed().as_secs(),
+        tun: config.tun.clone(),
+        routes: config.route.iter().map(ToString::to_string).collect(),
+        circuits: data.circuits,
+        controller,
+        directory: directory_status(directory.as_deref()),
+        traffic: data.traffic,
+        drops: data.drops,
+        next_step,
+    })
+}
+
+fn to_json(value: impl serde::Serialize) -> Result<serde_json::Value, Refusal> {
+    serde_json::to_value(value)
+        .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+}

@@ -1,0 +1,54 @@
+//! The socket of a data path, with what goes through it counted.
+//!
+//! In: cells back to back. Out: datagrams, counters. Called by: the event loops.
+
+use std::net::SocketAddr;
+
+use crate::{
+    capture::udp::UdpSocket,
+    forward::Outbox,
+    model::{CELL_LEN, DropCounters, DropReason},
+    telemetry::Traffic,
+};
+
+/// A socket and the counters of its daemon.
+pub(super) struct Link {
+    pub(super) socket: UdpSocket,
+    pub(super) traffic: Traffic,
+    pub(super) drops: DropCounters,
+}
+
+impl Link {
+    pub(super) fn new(socket: UdpSocket) -> Self {
+        Self { socket, traffic: Traffic::default(), drops: DropCounters::default() }
+    }
+
+    /// Sends cells that stand back to back. What the kernel does not take is dropped and counted:
+    /// the packets inside belong to senders that adapt.
+    pub(super) fn send(&mut self, to: SocketAddr, cells: &[u8]) {
+        let count = cells.len() / CELL_LEN;
+        let sent = match self.socket.send(to, cells, CELL_LEN) {
+            Ok(()) => count,
+            Err(error) => {
+                let sent = error.sent / CELL_LEN;
+                let reason = if error.would_block() {
+                    DropReason::QueueFull
+                } else {
+                    DropReason::DeviceError
+                };
+                log::trace!("{} cells were not sent: {error}", count - sent);
+                (sent..count).for_each(|_| self.drops.count(reason));
+                sent
+            }
+        };
+        self.traffic.cells_out += sent as u64;
+    }
+
+    /// Sends and empties an outbox.
+    pub(super) fn flush(&mut self, outbox: &mut Outbox) {
+        for (to, cells) in outbox.runs() {
+            self.send(to, cells);
+        }
+        outbox.clear();
+    }
+}

@@ -1,0 +1,138 @@
+//! Cells from the socket: relayed from where they lie, or handled here.
+//!
+//! In: one read's datagrams of one sender. Out: runs of cells to neighbours, bodies for this node.
+//! Called by: the node's turn.
+
+use std::{net::SocketAddr, time::Instant};
+
+use jiff::Timestamp;
+
+use super::Relay;
+use crate::{
+    directory::check_probe,
+    forward::Verdict,
+    model::{BodyKind, CELL_LEN, Cid, CircuitKey, DropReason},
+    wire::{BodyHeader, Probe, body_mut, body_ref, cid_of},
+};
+
+/// Probes answered a second: each costs a signature check.
+const PROBES_PER_SECOND: u32 = 10;
+
+impl Relay {
+    /// Handles datagrams of one sender that lie back to back. Cells that go on to one neighbour
+    /// are sent from where they lie, as long as they follow each other.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        stride: usize,
+        bytes: &mut [u8],
+    ) {
+        if stride != CELL_LEN {
+            let count = bytes.len().div_ceil(stride.max(1));
+            (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
+            return;
+        }
+        let cells = bytes.len() / CELL_LEN;
+        if !bytes.len().is_multiple_of(CELL_LEN) {
+            self.link.drops.count(DropReason::BadLength);
+        }
+        self.link.traffic.cells_in += cells as u64;
+        let mut run: Option<(SocketAddr, usize)> = None;
+        for index in 0..cells {
+            let at = index * CELL_LEN;
+            let Some(cell) = bytes[at..].first_chunk_mut() else { break };
+            let next = self.handle_cell(now, from, cell);
+            if let Some((to, start)) = run
+                && next != Some(to)
+            {
+                self.link.send(to, &bytes[start..at]);
+                run = None;
+            }
+            if let (None, Some(to)) = (run, next) {
+                run = Some((to, at));
+            }
+        }
+        if let Some((to, start)) = run {
+            self.link.send(to, &bytes[start..cells * CELL_LEN]);
+        }
+    }
+
+    /// Handles one cell; returns where to send it, if it goes on.
+    fn handle_cell(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Option<SocketAddr> {
+        let result = match self.table.handle_cell(now, from, cell) {
+            Verdict::Relay { to } => return Some(to),
+            Verdict::Local { circuit, seq, header } => {
+                self.handle_local(now, circuit, seq, header, cell)
+            }
+            Verdict::Neighbour { circuit, direction, message } => {
+                self.circuits.handle_neighbour(circuit, direction, message);
+                Ok(())
+            }
+            Verdict::RepeatedCreate { circuit } => {
+                let cid = cid_of(cell);
+                self.circuits.handle_repeated_create(circuit, from, cid, &mut self.rng);
+                Ok(())
+            }
+            Verdict::Unknown if cid_of(cell) == Cid::ZERO => self.handle_probe(from, cell),
+            Verdict::Unknown => self.circuits.handle_unknown(now, from, cell, &mut self.rng),
+            Verdict::Drop(reason) => Err(reason),
+        };
+        if let Err(reason) = result {
+            self.link.drops.count(reason);
+        }
+        None
+    }
+
+    fn handle_local(
+        &mut self,
+        now: Instant,
+        circuit: CircuitKey,
+        seq: u32,
+        header: BodyHeader,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<(), DropReason> {
+        if header.kind != BodyKind::Data {
+            self.skip_at_exit(circuit, seq);
+        }
+        match header.kind {
+            BodyKind::Data => self.exit_data(now, circuit, seq, body_ref(cell)),
+            BodyKind::Control => {
+                let directory = self.directory.as_deref();
+                let member = |to: &str| Self::member(directory, to);
+                self.circuits.handle_control(now, circuit, body_ref(cell), member, &mut self.rng)
+            }
+            BodyKind::Echo => {
+                BodyHeader::new(BodyKind::EchoReply).emit(body_mut(cell));
+                let to = self.table.originate(circuit, cell, &mut self.rng)?;
+                self.link.send(to, cell);
+                Ok(())
+            }
+            BodyKind::Cover => Err(DropReason::Cover),
+            BodyKind::EchoReply | BodyKind::Bridge => Err(DropReason::UnknownKind),
+        }
+    }
+
+    fn handle_probe(
+        &mut self,
+        from: SocketAddr,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<(), DropReason> {
+        if self.probes >= PROBES_PER_SECOND {
+            return Err(DropReason::BadProbe);
+        }
+        let probe = Probe::parse(cell).map_err(|_| DropReason::BadProbe)?;
+        let directory = self.directory.as_ref().ok_or(DropReason::BadProbe)?;
+        self.probes += 1;
+        check_probe(&probe, &self.identity.id(), directory.controller(), Timestamp::now())
+            .map_err(|_| DropReason::BadProbe)?;
+        probe.answer().emit(cell, &mut self.rng);
+        self.link.send(from, cell);
+        Ok(())
+    }
+}

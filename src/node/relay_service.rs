@@ -1,0 +1,357 @@
+//! `cepa node`, running: keys, socket, exit, controller, control socket, until it is stopped.
+//!
+//! In: settings. Out: a node in the directory. Called by: cli.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    NodeError,
+    contact::{Contact, directory_status, follow_directory, pass_directories},
+    data_thread::{DataThread, Handle},
+    exit_setup,
+    relay::{Relay, RelayCommand, RelaySettings},
+    service_manager::{ready, stop_signal},
+};
+use crate::{
+    capture::{route, udp::UdpSocket},
+    circuit::NodeLimits,
+    config::{NodeConfig, Settings},
+    directory::{
+        Backoff, ClientError, ControllerClient, ControllerLink, DESCRIPTOR_VALIDITY, Descriptor,
+        Directory, DirectoryCache, JoinToken, SignedDescriptor, WIRE_VERSION,
+    },
+    keys::{Identity, OnionKey, OnionKeys, StateDir},
+    model::{ExitPolicy, Role, Suite},
+    telemetry::{
+        NodeState, NodeStatus,
+        control::{ControlServer, Refusal, RefusalKind, Request, command},
+    },
+};
+
+/// How often the node says that it lives.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How often onion keys are looked at.
+const ROTATION_CHECK: Duration = Duration::from_secs(60);
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or had to end.
+pub fn run_node(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(), NodeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(NodeError::Thread)?;
+    runtime.block_on(run(config, link, name))
+}
+
+/// Runs a node until it is told to stop.
+async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(), NodeError> {
+    let mut rng = StdRng::from_rng(&mut rand::rng());
+    let now = Timestamp::now();
+    let dir = StateDir::open(&config.state)?;
+    let control = ControlServer::bind(NodeConfig::ROLE, &config.state)?;
+    let identity = Arc::new(dir.identity("identity.pem")?);
+    let onion = OnionKeys::open(&dir, now, &mut rng)?;
+    let cache = DirectoryCache::open(&dir, link, now)?;
+    let socket = UdpSocket::bind(config.listen)?;
+    let own: Vec<IpAddr> = route::addresses()?.into_iter().map(|(_, address)| address).collect();
+    let policy = exit_setup::policy(config, &own);
+    let exit = if config.exit { Some(exit_setup::start(config, &dir, &policy)?) } else { None };
+    let settings = RelaySettings {
+        identity: Arc::clone(&identity),
+        onion_keys: accepted(&onion, now)?,
+        limits: limits(config),
+        socket,
+        exit,
+    };
+    let data =
+        DataThread::start(|commands, reactor| Relay::new(settings, commands, reactor), Relay::run)?;
+    let local = (!config.listen.ip().is_unspecified()).then_some(config.listen.ip());
+    let client = ControllerClient::new(link, local)?;
+    let contact = Contact::new(link);
+    let (newest, directories) = watch::channel(cache.newest().cloned());
+    let (state, states) = watch::channel(State::default());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
+    tasks.spawn(pass_directories(
+        directories.clone(),
+        data.handle.clone(),
+        RelayCommand::Directory,
+    ));
+    let status = StatusSource {
+        config: config.clone(),
+        name: name.to_owned(),
+        id: identity.id().to_string(),
+        started: Instant::now(),
+        states,
+        directories,
+        contact: contact.clone(),
+        data: data.handle.clone(),
+    };
+    tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
+    let registration = Registration {
+        config: config.clone(),
+        name: name.to_owned(),
+        identity,
+        onion,
+        policy,
+        client,
+        contact,
+        state: state.clone(),
+        data: data.handle.clone(),
+    };
+    let end = tokio::select! {
+        ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
+        Err(error) = registration.keep() => Err(error),
+        () = stop_signal() => Ok(()),
+    };
+    state.send_modify(|state| state.node = NodeState::Stopping);
+    // A data path that ended by itself no longer listens.
+    let _ = data.handle.send(RelayCommand::Stop);
+    data.thread.join().map_err(|_| NodeError::DataPath)?;
+    end
+}
+
+/// What the tasks tell the control socket.
+#[derive(Clone, Default)]
+struct State {
+    node: NodeState,
+    public_address: Option<SocketAddr>,
+}
+
+/// Keeps the node listed.
+struct Registration {
+    config: NodeConfig,
+    name: String,
+    identity: Arc<Identity>,
+    onion: OnionKeys,
+    policy: ExitPolicy,
+    client: ControllerClient,
+    contact: Contact,
+    state: watch::Sender<State>,
+    data: Handle<RelayCommand>,
+}
+
+impl Registration {
+    /// Registers and renews for ever; comes back only when the node is not admitted at its start.
+    async fn keep(mut self) -> Result<(), NodeError> {
+        let mut rng = StdRng::from_rng(&mut rand::rng());
+        let mut backoff = Backoff::default();
+        let mut admitted = false;
+        let mut signed = None;
+        let mut next_rotation = Instant::now() + ROTATION_CHECK;
+        self.state.send_modify(|state| state.node = NodeState::Registering);
+        loop {
+            if Instant::now() >= next_rotation {
+                next_rotation = Instant::now() + ROTATION_CHECK;
+                if self.rotate(&mut rng)? {
+                    signed = None;
+                }
+            }
+            let pause = match self.renew(&mut signed, admitted).await {
+                Ok(pause) => {
+                    self.contact.answered();
+                    admitted = true;
+                    backoff.reset();
+                    pause
+                }
+                Err(NodeError::Client(error @ ClientError::NotAdmitted { .. })) if !admitted => {
+                    self.state.send_modify(|state| state.node = NodeState::NotAdmitted);
+                    return Err(error.into());
+                }
+                Err(NodeError::Client(error)) => {
+                    if matches!(error, ClientError::NotAdmitted { .. }) {
+                        self.state.send_modify(|state| state.node = NodeState::NotAdmitted);
+                    }
+                    let pause = error.retry_after().unwrap_or_else(|| backoff.next_delay(&mut rng));
+                    self.contact.failed(&error, pause);
+                    pause
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One registration or renewal; returns when the next one is due.
+    async fn renew(
+        &mut self,
+        signed: &mut Option<(SignedDescriptor, SocketAddr, Timestamp)>,
+        admitted: bool,
+    ) -> Result<Duration, NodeError> {
+        let ip = match self.config.address {
+            Some(address) => address,
+            None => self.client.whoami().await?,
+        };
+        let addr = SocketAddr::new(ip, self.config.listen.port());
+        let now = Timestamp::now();
+        let fresh = |(_, made_for, at): &(SignedDescriptor, SocketAddr, Timestamp)| {
+            *made_for == addr && now.duration_since(*at) < DESCRIPTOR_VALIDITY / 2
+        };
+        if !signed.as_ref().is_some_and(fresh) {
+            let descriptor = self.descriptor(addr, now);
+            *signed = Some((SignedDescriptor::sign(&descriptor, &self.identity)?, addr, now));
+        }
+        let Some((descriptor, ..)) = signed.as_ref() else { return Ok(RENEW_EVERY) };
+        let registered = match self.client.register(descriptor, None).await {
+            Err(ClientError::NotAdmitted { .. }) if !admitted && self.config.join.is_some() => {
+                let token =
+                    self.config.join.as_ref().map(|join| join.reveal().parse::<JoinToken>());
+                let token = token.transpose()?;
+                self.client.register(descriptor, token.as_ref()).await
+            }
+            other => other,
+        }?;
+        let was = self.state.borrow().node;
+        self.state.send_modify(|state| {
+            state.node =
+                if registered.reachable { NodeState::Registered } else { NodeState::Registering };
+            state.public_address = Some(addr);
+        });
+        if registered.reachable && was != NodeState::Registered {
+            log::info!(event = "registered"; "{} is listed", self.name);
+            ready();
+        }
+        Ok(Duration::from_secs(registered.renew_in_s).clamp(Duration::from_secs(1), RENEW_EVERY))
+    }
+
+    fn descriptor(&self, addr: SocketAddr, now: Timestamp) -> Descriptor {
+        let roles =
+            if self.config.exit { vec![Role::Relay, Role::Exit] } else { vec![Role::Relay] };
+        let onion = self.onion.current();
+        Descriptor {
+            name: self.name.clone(),
+            addrs: vec![addr],
+            spki: self.identity.spki_der().to_vec(),
+            onion_key: *onion.public(),
+            onion_key_id: onion.id(),
+            roles,
+            exit_policy: self.policy.clone(),
+            suites: suites(&self.config.suites),
+            operator: self.config.operator.clone(),
+            wire_version: WIRE_VERSION,
+            valid_after: now,
+            valid_until: now + DESCRIPTOR_VALIDITY,
+        }
+    }
+
+    fn rotate(&mut self, rng: &mut StdRng) -> Result<bool, NodeError> {
+        let now = Timestamp::now();
+        let rotated = self.onion.rotate_if_due(now, rng)?;
+        if rotated {
+            log::info!(event = "onion_key"; "a new onion key is in use");
+        }
+        // The previous key's hour may also be over; a busy data path gets the keys next time.
+        let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
+        Ok(rotated)
+    }
+}
+
+/// Everything a status is made of.
+#[derive(Clone)]
+struct StatusSource {
+    config: NodeConfig,
+    name: String,
+    id: String,
+    started: Instant,
+    states: watch::Receiver<State>,
+    directories: watch::Receiver<Option<Arc<Directory>>>,
+    contact: Contact,
+    data: Handle<RelayCommand>,
+}
+
+async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
+    if request.command != command::STATUS {
+        return Err(request.unknown(NodeConfig::ROLE));
+    }
+    let data = source.data.ask(RelayCommand::Snapshot).await?;
+    let state = source.states.borrow().clone();
+    let directory = source.directories.borrow().clone();
+    let controller = source.contact.status();
+    let next_step = match state.node {
+        NodeState::NotAdmitted => {
+            Some("ask the controller's owner for a token and start with --join TOKEN".to_owned())
+        }
+        _ if !controller.reachable => {
+            Some("check the network and that the controller runs".to_owned())
+        }
+        NodeState::Registering if state.public_address.is_some() => {
+            let port = source.config.listen.port();
+            Some(format!("let UDP port {port} through to this machine: the probe did not arrive"))
+        }
+        _ => None,
+    };
+    let status = NodeStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: source.name,
+        id: source.id,
+        state: state.node,
+        listen: source.config.listen.to_string(),
+        public_address: state.public_address.map(|address| address.to_string()),
+        lab: source.config.lab,
+        uptime_s: source.started.elapsed().as_secs(),
+        circuits: data.circuits,
+        max_circuits: source.config.max_circuits as usize,
+        exit: data.exit,
+        controller,
+        directory: directory_status(directory.as_deref()),
+        traffic: data.traffic,
+        drops: data.drops,
+        next_step,
+    };
+    serde_json::to_value(status)
+        .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+}
+
+fn limits(config: &NodeConfig) -> NodeLimits {
+    NodeLimits {
+        max_circuits: config.max_circuits as usize,
+        idle: config.circuit_idle.into(),
+        creates_per_second: config.create_rate,
+        create_burst: config.create_rate.saturating_mul(2),
+        ..NodeLimits::default()
+    }
+}
+
+/// The suites of the settings, or what this CPU is good at first.
+pub(super) fn suites(configured: &[Suite]) -> Vec<Suite> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    if has_aes() {
+        vec![Suite::Aes128Gcm, Suite::ChaCha20Poly1305]
+    } else {
+        vec![Suite::ChaCha20Poly1305, Suite::Aes128Gcm]
+    }
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+#[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_aes() -> bool {
+    false
+}
+
+fn accepted(onion: &OnionKeys, now: Timestamp) -> Result<Arc<Vec<OnionKey>>, NodeError> {
+    let copies = onion.accepted(now).map(|key| OnionKey::from_secret(*key.secret()));
+    Ok(Arc::new(copies.collect::<Result<_, _>>()?))
+}
