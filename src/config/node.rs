@@ -9,7 +9,7 @@ use std::{
 
 use super::{Cidr, Key, Period, Secret, Settings, Wrong, setting, settings};
 use crate::{
-    directory::{ControllerLink, JoinToken},
+    directory::{ControllerLink, JoinToken, check_name, is_label},
     model::{ExitPolicy, Suite},
 };
 
@@ -76,7 +76,15 @@ impl Settings for NodeConfig {
     fn check(&self) -> Result<(), Wrong> {
         setting::check_log(&self.log)?;
         if let Some(name) = &self.name {
-            setting::check_name("name", name)?;
+            check_name(name).map_err(|error| Wrong::new("name", error.to_string()))?;
+        }
+        if let Some(operator) = &self.operator
+            && !is_label(operator)
+        {
+            return Err(Wrong::new(
+                "operator",
+                format!("expected 1 to 64 printable ASCII characters, got {operator:?}"),
+            ));
         }
         if let Some(join) = &self.join
             && join.reveal().parse::<JoinToken>().is_err()

@@ -191,18 +191,6 @@ pub(super) fn check_log(level: &str) -> Result<(), Wrong> {
     }
 }
 
-/// Refuses names that do not fit a line, a file or a URL.
-pub(super) fn check_name(key: &'static str, name: &str) -> Result<(), Wrong> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=63).contains(&name.len()) && name.chars().all(fits) {
-        return Ok(());
-    }
-    Err(Wrong::new(
-        key,
-        format!("expected 1 to 63 of the characters a-z A-Z 0-9 - _ ., got {name:?}"),
-    ))
-}
-
 /// Refuses names the kernel takes for no interface.
 pub(super) fn check_interface(key: &'static str, name: &str) -> Result<(), Wrong> {
     let fits = |c: char| c.is_ascii_graphic() && c != '/';

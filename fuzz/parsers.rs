@@ -1,0 +1,183 @@
+//! Every parser of foreign bytes, under one signature.
+//!
+//! In: any bytes. Out: nothing; a panic is the finding.
+//! Called by: the fuzz targets, and `tests/fuzz_replay.rs`, which replays the corpus.
+
+use cepa::{
+    dcnet::interval::{Interval, SignedInterval},
+    directory::{
+        ControllerLink, Entry, JoinToken, NodeAnswer, NodeList, Problem, Registration,
+        SignedDescriptor, SignedDirectory, TokenId,
+    },
+    forward::{flow::PacketFlow, ip::Headers, stream::Reassembler},
+    model::{BODY_LEN, DropCounters, ExitPolicy, NodeId, PacketBatch},
+    telemetry::control::Request,
+    wire::{
+        Answer, BodyHeader, ControlFragment, CreatePrefix, ExtendValue, OaepPlain, PairMessage,
+        Probe, ProbeAnswer,
+    },
+};
+
+/// A parser's name, which is also the name of its target and of its corpus, and the parser.
+pub(crate) type Parser = (&'static str, fn(&[u8]));
+
+/// Every parser.
+pub(crate) const ALL: &[Parser] = &[
+    ("body", body),
+    ("control", control),
+    ("extend", extend),
+    ("create", create),
+    ("answer", answer),
+    ("oaep_plain", oaep_plain),
+    ("pair", pair),
+    ("probe", probe),
+    ("inner_packet", inner_packet),
+    ("stream", stream),
+    ("exit_policy", exit_policy),
+    ("link", link),
+    ("descriptor", descriptor),
+    ("directory", directory),
+    ("answers", answers),
+    ("request", request),
+    ("dcnet_interval", dcnet_interval),
+];
+
+/// Runs the parser called `name`.
+#[allow(dead_code, reason = "the targets use it, the replay does not")]
+pub(crate) fn run(name: &str, bytes: &[u8]) {
+    let parser = ALL.iter().find(|(known, _)| *known == name);
+    parser.expect("a target is named after its parser").1(bytes);
+}
+
+/// The first bytes as a body, zeros behind.
+fn as_body(bytes: &[u8]) -> [u8; BODY_LEN] {
+    let mut body = [0; BODY_LEN];
+    let length = bytes.len().min(BODY_LEN);
+    body[..length].copy_from_slice(&bytes[..length]);
+    body
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+fn body(bytes: &[u8]) {
+    let body = as_body(bytes);
+    if let Ok(header) = BodyHeader::parse(&body) {
+        let mut again = body;
+        header.emit(&mut again);
+        assert_eq!(again[8..], body[8..], "what was read is written the same");
+    }
+}
+
+fn control(bytes: &[u8]) {
+    let body = as_body(bytes);
+    if let Ok(fragment) = ControlFragment::parse(&body) {
+        let mut again = [0; BODY_LEN];
+        fragment.emit(&mut again).expect("what was read can be written");
+        let read = ControlFragment::parse(&again).expect("what was written can be read");
+        assert_eq!((read.request, read.value), (fragment.request, fragment.value));
+    }
+}
+
+fn extend(bytes: &[u8]) {
+    if let Ok(value) = ExtendValue::parse(bytes) {
+        assert!(ExtendValue::parse(&value.emit()).is_ok_and(|again| again == value));
+    }
+}
+
+fn create(bytes: &[u8]) {
+    if let Ok(prefix) = CreatePrefix::parse(bytes) {
+        assert!(bytes.starts_with(prefix.as_bytes()));
+    }
+}
+
+fn answer(bytes: &[u8]) {
+    let _ = Answer::parse(bytes);
+}
+
+fn oaep_plain(bytes: &[u8]) {
+    if let Some(plain) = OaepPlain::parse(bytes) {
+        assert_eq!(plain.emit()[..], *bytes);
+    }
+}
+
+fn pair(bytes: &[u8]) {
+    let _ = PairMessage::parse(bytes);
+}
+
+fn probe(bytes: &[u8]) {
+    let _ = Probe::parse(bytes);
+    let _ = ProbeAnswer::parse(bytes);
+}
+
+fn inner_packet(bytes: &[u8]) {
+    let _ = Headers::parse(bytes);
+    let _ = Headers::parse_start(bytes);
+    let _ = PacketFlow::parse(bytes);
+}
+
+/// Bodies of a circuit, out of order and with gaps: a step and a mark before each.
+fn stream(bytes: &[u8]) {
+    let mut reassembler = Reassembler::new();
+    let mut packets = PacketBatch::default();
+    let mut drops = DropCounters::default();
+    let mut seq: u32 = 1000;
+    for piece in bytes.chunks(BODY_LEN + 2) {
+        let (&[step, mark], rest) = piece.split_first_chunk().unwrap_or((&[0, 0], &[]));
+        seq = seq.wrapping_add(u32::from(step % 8)).wrapping_sub(2);
+        let body = as_body(rest);
+        let data = mark % 4 != 0;
+        reassembler.push(seq, data.then_some(&body), &mut packets, &mut drops);
+        for packet in packets.iter() {
+            assert!(Headers::parse_start(packet).is_ok() || packet.len() <= 1500);
+        }
+        packets.clear();
+        assert!(reassembler.heap_bytes() <= 64 << 10, "its memory is bounded");
+    }
+}
+
+fn exit_policy(bytes: &[u8]) {
+    if let Ok(policy) = text(bytes).parse::<ExitPolicy>() {
+        assert_eq!(policy.to_string().parse().as_ref(), Ok(&policy));
+        let _ = policy.allows([192, 0, 2, 1].into(), Some(443));
+    }
+}
+
+fn link(bytes: &[u8]) {
+    let text = text(bytes);
+    if let Ok(link) = text.parse::<ControllerLink>() {
+        assert_eq!(link.to_string().parse::<ControllerLink>().ok(), Some(link));
+    }
+    let _ = text.parse::<JoinToken>();
+    let _ = text.parse::<TokenId>();
+    let _ = text.parse::<NodeId>();
+}
+
+fn descriptor(bytes: &[u8]) {
+    let signed = SignedDescriptor { bytes: bytes.to_vec(), signature: vec![0; 384] };
+    assert!(signed.verify().is_err(), "nobody signed this");
+    let _ = serde_json::from_slice::<Registration>(bytes);
+}
+
+fn directory(bytes: &[u8]) {
+    let _ = SignedDirectory::parse(bytes);
+}
+
+fn answers(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<NodeAnswer>(bytes);
+    let _ = serde_json::from_slice::<NodeList>(bytes);
+    let _ = serde_json::from_slice::<Entry>(bytes);
+    let _ = serde_json::from_slice::<Problem>(bytes);
+}
+
+fn request(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Request>(bytes);
+}
+
+fn dcnet_interval(bytes: &[u8]) {
+    if let Ok(interval) = Interval::parse(bytes) {
+        assert_eq!(interval.to_bytes(), bytes);
+    }
+    let _ = SignedInterval::parse(bytes);
+}

@@ -1,0 +1,68 @@
+#!/bin/sh
+# One job of the checks: scripts/ci.sh JOB. What CI runs is this, and nothing else.
+#
+# Jobs of every change:
+#   fmt          rustfmt
+#   clippy       lints, warnings are errors
+#   doc          the documentation builds without warnings
+#   shell        shellcheck of the scripts
+#   layers       arrows point down, headers and sizes
+#   test         every tier of scripts/test
+#   sim  fuzz-replay  netns    one tier of it
+#
+# Jobs before a release, at full size:
+#   sim-full     the simulated network over 5000 seeds
+#   prop-full    every property over 20000 cases
+#   noise-full   a million datagrams against a live node
+#   fuzz-full    every parser over five million inputs
+#   rig          scripts/run: every promise, with its pcaps
+#   deny         cargo-deny: bans, licences, sources (installs cargo-deny if it is not there)
+set -eu
+cd "$(dirname "$0")/.."
+
+usage() {
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+}
+
+job=${1-}
+case "$job" in
+-h | --help)
+    usage
+    exit 0
+    ;;
+'')
+    usage >&2
+    exit 2
+    ;;
+esac
+
+scripts/need cc:build-essential
+# shellcheck source=scripts/rust
+. scripts/rust
+
+case "$job" in
+fmt) cargo fmt --check ;;
+clippy) cargo clippy --locked --all-targets -- -D warnings ;;
+doc) RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items ;;
+shell)
+    scripts/need shellcheck:shellcheck
+    shellcheck -x scripts/need scripts/rust scripts/run scripts/test scripts/ci.sh .ci/run
+    ;;
+layers) cargo test --locked --test layers --test headers ;;
+test) scripts/test ;;
+sim | fuzz-replay | netns) scripts/test "$job" ;;
+sim-full) CEPA_SIM_SEEDS=5000 cargo test --locked --test sim ;;
+prop-full) PROPTEST_CASES=20000 cargo test --locked --lib ;;
+noise-full) CEPA_NOISE_DATAGRAMS=1000000 scripts/test netns ;;
+fuzz-full) CEPA_FUZZ_ROUNDS=5000000 cargo test --locked --test fuzz_replay ;;
+rig) scripts/run ;;
+deny)
+    command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny
+    cargo deny --offline check bans licenses sources
+    ;;
+*)
+    echo "expected a job, got $job" >&2
+    usage >&2
+    exit 2
+    ;;
+esac
