@@ -32,7 +32,7 @@ use crate::{
     keys::StateDir,
     model::{CLIENT_INNER_V4, CLIENT_INNER_V6, Hop},
     telemetry::{
-        CircuitsStatus, ClientState, ClientStatus,
+        CircuitsStatus, ClientState, ClientStatus, Status,
         control::{
             CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
         },
@@ -140,7 +140,7 @@ struct StatusSource {
 async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
     let data = &source.data;
     match request.command.as_str() {
-        command::STATUS => to_json(status(&source).await?),
+        command::STATUS => to_json(Status::Client(status(&source).await?)),
         command::CIRCUITS => {
             let circuits = data.ask(ClientCommand::Snapshot).await?.circuits;
             to_json(CircuitsStatus { circuits })

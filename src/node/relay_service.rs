@@ -31,7 +31,7 @@ use crate::{
     keys::{Identity, OnionKey, OnionKeys, StateDir},
     model::{ExitPolicy, Role, Suite},
     telemetry::{
-        NodeState, NodeStatus,
+        NodeState, NodeStatus, Status,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
     },
 };
@@ -310,7 +310,7 @@ async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Va
         drops: data.drops,
         next_step,
     };
-    serde_json::to_value(status)
+    serde_json::to_value(Status::Node(status))
         .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
 }
 
