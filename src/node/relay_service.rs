@@ -82,8 +82,6 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let (newest, directories) = watch::channel(cache.newest().cloned());
     let (state, states) = watch::channel(State::default());
 
-    let registered_after = directories.clone();
-
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
     tasks.spawn(pass_directories(
@@ -111,7 +109,6 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         client,
         contact,
         state: state.clone(),
-        directories: registered_after,
         data: data.handle.clone(),
     };
     let end = tokio::select! {
@@ -143,7 +140,6 @@ struct Registration {
     client: ControllerClient,
     contact: Contact,
     state: watch::Sender<State>,
-    directories: watch::Receiver<Option<Arc<Directory>>>,
     data: Handle<RelayCommand>,
 }
 
@@ -156,9 +152,6 @@ impl Registration {
         let mut signed = None;
         let mut next_rotation = Instant::now() + ROTATION_CHECK;
         self.state.send_modify(|state| state.node = NodeState::Registering);
-        // The controller's probe can be checked only with the key of its directory.
-        let known = self.directories.wait_for(Option::is_some).await.map(drop);
-        known.map_err(|_| NodeError::DataPath)?;
         loop {
             if Instant::now() >= next_rotation {
                 next_rotation = Instant::now() + ROTATION_CHECK;
