@@ -113,7 +113,8 @@ fn exit(now: Instant) -> (ExitTable, PoolAddress) {
     let v4 = (Ipv4Addr::new(100, 65, 0, 0), 16);
     let v6 = ("fd63:6570:6101::".parse().expect("an address"), 64);
     let pool = AddressPool::new(v4, v6, Duration::from_secs(60)).expect("two networks");
-    let own = ["203.0.113.9", "2001:db8::9", "10.0.0.9"].map(|own| own.parse().expect("an address"));
+    let own =
+        ["203.0.113.9", "2001:db8::9", "10.0.0.9"].map(|own| own.parse().expect("an address"));
     let policy = ExitPolicy::default().with_own_addresses(&own);
     let mut table = ExitTable::new(policy, ExitLimits::default(), pool, now);
     let address = table.attach(KEY, now).expect("a fresh pool");
