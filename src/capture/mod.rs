@@ -16,10 +16,12 @@ mod offload;
 pub mod pcap;
 #[cfg(feature = "tun-tap")]
 pub mod plain_tun;
+pub mod process;
 pub mod raw;
 pub mod route;
 mod segment;
 pub mod sysctl;
+pub mod tap;
 pub mod tun;
 pub mod udp;
 

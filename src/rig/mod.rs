@@ -2,3 +2,13 @@
 //!
 //! In: a scenario. Out: a report and captures.
 //! Called by: cli.
+
+pub mod agent;
+pub mod frame;
+pub mod host;
+pub mod link;
+pub mod network;
+pub mod plaintext;
+pub mod plan;
+pub mod rootless;
+pub mod run;

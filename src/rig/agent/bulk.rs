@@ -1,0 +1,188 @@
+//! TCP as fast as it goes.
+//!
+//! In: a server and a direction. Out: bytes and seconds. Called by: rig::agent, its servers.
+//!
+//! A connection starts with one byte for the direction and eight for the number of bytes; then
+//! the plaintext flows, and whoever received it says how much arrived, and whether it was right.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{port, serve};
+use crate::rig::plaintext;
+
+/// The question for the count of datagrams.
+pub(super) const HOW_MANY: &[u8; 9] = b"how many?";
+/// What one write takes.
+const CHUNK: usize = 16 * plaintext::PERIOD;
+const UP: u8 = 0;
+const DOWN: u8 = 1;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+    /// Both at once, in connections of their own.
+    Both,
+}
+
+/// What arrived.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BulkAnswer {
+    /// Bytes that arrived upwards.
+    pub up: u64,
+    /// Bytes that arrived downwards.
+    pub down: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether every byte was the one that was sent.
+    pub right: bool,
+    /// Processor seconds of this process.
+    pub cpu: f64,
+}
+
+impl BulkAnswer {
+    /// Bits per second, both ways together.
+    pub fn rate(&self) -> f64 {
+        (self.up + self.down) as f64 * 8.0 / self.seconds
+    }
+}
+
+/// A server's count of datagrams.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Counted {
+    /// How many arrived.
+    pub(super) datagrams: u64,
+    /// Bytes of their payloads.
+    pub(super) bytes: u64,
+}
+
+pub(super) fn run(
+    to: IpAddr,
+    direction: Direction,
+    flows: usize,
+    time: Duration,
+    bytes: u64,
+) -> Result<BulkAnswer> {
+    let modes: &[u8] = match direction {
+        Direction::Up => &[UP],
+        Direction::Down => &[DOWN],
+        Direction::Both => &[UP, DOWN],
+    };
+    let started = Instant::now();
+    let deadline = (!time.is_zero()).then(|| started + time);
+    let workers: Vec<_> = (0..flows)
+        .flat_map(|_| modes)
+        .map(|mode| {
+            let mode = *mode;
+            thread::spawn(move || {
+                one(to, mode, deadline, bytes).map(|(bytes, right)| (mode, bytes, right))
+            })
+        })
+        .collect();
+    let mut answer = BulkAnswer { up: 0, down: 0, seconds: 0.0, right: true, cpu: 0.0 };
+    for worker in workers {
+        let (mode, bytes, right) =
+            worker.join().map_err(|_| anyhow::anyhow!("a connection's thread panicked"))??;
+        if mode == UP {
+            answer.up += bytes;
+        } else {
+            answer.down += bytes;
+        }
+        answer.right &= right;
+    }
+    answer.seconds = started.elapsed().as_secs_f64();
+    answer.cpu = crate::capture::process::usage(std::process::id())?.cpu.as_secs_f64();
+    Ok(answer)
+}
+
+fn one(to: IpAddr, mode: u8, deadline: Option<Instant>, bytes: u64) -> Result<(u64, bool)> {
+    let mut stream = TcpStream::connect_timeout(&(to, port::BULK).into(), Duration::from_secs(10))
+        .with_context(|| format!("connecting to {to}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+    let len = if deadline.is_some() { u64::MAX } else { bytes };
+    let mut header = vec![mode];
+    header.extend(len.to_be_bytes());
+    stream.write_all(&header)?;
+    if mode == DOWN {
+        return receive(&mut stream, deadline, len);
+    }
+    let mut sent = 0;
+    let mut chunk = vec![0; CHUNK];
+    plaintext::fill(&mut chunk, 0);
+    while sent < len && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let piece = CHUNK.min((len - sent) as usize);
+        stream.write_all(&chunk[..piece]).context("sending")?;
+        sent += piece as u64;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let mut verdict = [0; 9];
+    stream.read_exact(&mut verdict).context("waiting for the receiver's count")?;
+    let arrived = u64::from_be_bytes(*verdict[..8].first_chunk().context("eight bytes")?);
+    ensure!(arrived == sent, "expected {sent} bytes to arrive, got {arrived}");
+    Ok((arrived, verdict[8] == 1))
+}
+
+fn receive(stream: &mut TcpStream, deadline: Option<Instant>, len: u64) -> Result<(u64, bool)> {
+    let Some(deadline) = deadline else {
+        let (total, right) = serve::read_all(stream, len)?;
+        ensure!(total == len, "expected {len} bytes, got {total}");
+        return Ok((total, right));
+    };
+    let mut buffer = vec![0; 256 << 10];
+    let (mut total, mut right) = (0, true);
+    while Instant::now() < deadline {
+        let len = stream.read(&mut buffer).context("receiving")?;
+        ensure!(len > 0, "the server ended the connection");
+        right &= plaintext::is_right(&buffer[..len], total);
+        total += len as u64;
+    }
+    Ok((total, right))
+}
+
+/// The server's side of a connection.
+pub(super) fn serve(mut stream: TcpStream) -> Result<()> {
+    let mut header = [0; 9];
+    stream.read_exact(&mut header)?;
+    let len = u64::from_be_bytes(*header[1..].first_chunk().context("eight bytes")?);
+    if header[0] == DOWN {
+        return send_plaintext(&mut stream, len);
+    }
+    let (total, right) = serve::read_all(&mut stream, u64::MAX)?;
+    let mut verdict = total.to_be_bytes().to_vec();
+    verdict.push(u8::from(right));
+    stream.write_all(&verdict)?;
+    Ok(())
+}
+
+/// Sends so much of the plaintext, or until the other end goes.
+pub(super) fn send_plaintext(stream: &mut TcpStream, len: u64) -> Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    plaintext::fill(&mut chunk, 0);
+    let mut sent = 0;
+    while sent < len {
+        let piece = CHUNK.min((len - sent) as usize);
+        match stream.write_all(&chunk[..piece]) {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
+            {
+                return Ok(());
+            }
+            other => other?,
+        }
+        sent += piece as u64;
+    }
+    Ok(())
+}

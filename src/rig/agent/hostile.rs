@@ -1,0 +1,118 @@
+//! Datagrams that a node must survive: replayed, changed, cut, invented.
+//!
+//! In: a node, and cells captured on the way to it. Out: how many were sent.
+//! Called by: rig::agent.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Result, ensure};
+use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    capture::{pcap::PcapReader, udp::UdpSocket},
+    model::{CELL_LEN, CID_LEN},
+    rig::frame::Frame,
+};
+
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manner {
+    /// Captured cells, as they were.
+    Replayed,
+    /// Captured cells with one bit flipped behind the circuit id.
+    Flipped,
+    /// Captured cells, cut short.
+    Cut,
+    /// Random bytes of any length.
+    Noise,
+    /// Random bytes of a cell's length: circuits that do not exist.
+    Unknown,
+    /// All of these in turn.
+    Mixed,
+}
+
+/// What was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostileAnswer {
+    /// Datagrams that left.
+    pub sent: u64,
+    /// Different cells there were to take.
+    pub cells: usize,
+}
+
+pub(super) fn send(
+    to: SocketAddr,
+    capture: Option<&Path>,
+    count: u64,
+    manner: Manner,
+    seed: u64,
+) -> Result<HostileAnswer> {
+    let file = capture.map(std::fs::read).transpose()?.unwrap_or_default();
+    let cells = cells_to(&file, to);
+    let needs_cells = !matches!(manner, Manner::Noise | Manner::Unknown);
+    ensure!(!needs_cells || !cells.is_empty(), "expected cells to {to} in the capture, got none");
+    let any: SocketAddr =
+        if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut sent = 0;
+    let mut bytes = Vec::new();
+    for number in 0..count {
+        let manner = match manner {
+            Manner::Mixed => {
+                [Manner::Replayed, Manner::Flipped, Manner::Cut, Manner::Noise, Manner::Unknown]
+                    [number as usize % 5]
+            }
+            one => one,
+        };
+        make(manner, &cells, &mut rng, &mut bytes);
+        if bytes.is_empty() {
+            bytes.push(0);
+        }
+        sent += u64::from(socket.send(to, &bytes, bytes.len()).is_ok());
+        if number % 64 == 63 {
+            // As fast as a node can be made to look, not as fast as its socket overflows.
+            std::thread::sleep(std::time::Duration::from_micros(300));
+        }
+    }
+    Ok(HostileAnswer { sent, cells: cells.len() })
+}
+
+fn make(manner: Manner, cells: &[&[u8]], rng: &mut SmallRng, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    let cell = |rng: &mut SmallRng| cells.get(rng.random_range(0..cells.len().max(1))).copied();
+    match manner {
+        Manner::Replayed | Manner::Mixed => bytes.extend(cell(rng).unwrap_or_default()),
+        Manner::Flipped => {
+            bytes.extend(cell(rng).unwrap_or_default());
+            if bytes.len() > CID_LEN {
+                let bit = rng.random_range(CID_LEN * 8..bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+        Manner::Cut => {
+            bytes.extend(cell(rng).unwrap_or_default());
+            bytes.truncate(rng.random_range(1..CELL_LEN));
+        }
+        Manner::Noise => {
+            bytes.resize(rng.random_range(1..=1472), 0);
+            rng.fill_bytes(bytes);
+        }
+        Manner::Unknown => {
+            bytes.resize(CELL_LEN, 0);
+            rng.fill_bytes(bytes);
+        }
+    }
+}
+
+fn cells_to(file: &[u8], to: SocketAddr) -> Vec<&[u8]> {
+    PcapReader::new(file)
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, frame)| Frame::parse(frame)?.udp())
+        .filter(|udp| udp.to == to && udp.payload.len() == CELL_LEN)
+        .map(|udp| udp.payload)
+        .collect()
+}
