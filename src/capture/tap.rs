@@ -26,7 +26,6 @@ impl Tap {
             .name(name)
             .layer(Layer::L2)
             .packet_information(false)
-            .tx_queue_len(1000)
             .enable(false)
             .build_sync()
             .map_err(failed)?;

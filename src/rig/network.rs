@@ -106,7 +106,12 @@ impl Network {
         let near = port.interface;
         let slow = options.filter(|options| options.needs_process());
         let process = match slow {
-            Some(options) => Some(LinkProcess::start(host, near, &self.switch, &plug, options)?),
+            Some(options) => {
+                let process = LinkProcess::start(host, near, &self.switch, &plug, options)?;
+                host.ip(&format!("link set dev {near} txqueuelen 5000"))?;
+                self.switch.ip(&format!("link set dev {plug} txqueuelen 5000"))?;
+                Some(process)
+            }
             None => {
                 host.ip(&format!(
                     "link add name {near} type veth peer name {plug} netns {}",
