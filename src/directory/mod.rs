@@ -21,7 +21,7 @@ mod probe;
 mod signed;
 mod store;
 #[cfg(test)]
-mod test_network;
+pub(crate) mod test_network;
 mod view;
 
 pub use answers::{

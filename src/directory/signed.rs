@@ -99,6 +99,12 @@ impl SignedDirectory {
         from_json(json, "a signed directory")
     }
 
+    /// The nodes of a directory that its own signer remembered; nothing is checked.
+    pub(crate) fn remembered_nodes(&self) -> Result<Vec<SignedDescriptor>, DirectoryError> {
+        let body: DirectoryBody = from_json(&self.bytes, "a directory")?;
+        Ok(body.nodes)
+    }
+
     /// Checks that the signer is the controller known by `pinned` and that the signature is its.
     /// Validity and version are for the caller to check: [`super::Directory::open`] does.
     ///

@@ -71,15 +71,6 @@ pub enum KeyError {
         /// What was found instead.
         got: String,
     },
-    /// Another process works with the state directory.
-    #[error(
-        "expected the state directory {path} for this process alone, got one that another \
-         process uses; stop that one, or give this one its own --state"
-    )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
     /// The file system refused.
     #[error("expected to {action} {path}, got: {source}")]
     File {

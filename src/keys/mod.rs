@@ -25,4 +25,4 @@ pub use handshake::{
 };
 pub use identity::{Identity, OnionKey, PublicIdentity, RSA_LEN, SPKI_LEN, onion_key_id};
 pub use schedule::{HopKeys, PairKeys, RelayKeys};
-pub use store::{ONION_KEY_GRACE, ONION_KEY_LIFE, OnionKeys, StateDir, StateLock};
+pub use store::{ONION_KEY_GRACE, ONION_KEY_LIFE, OnionKeys, StateDir};

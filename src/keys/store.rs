@@ -8,7 +8,7 @@
 //! refused and left as it is.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -139,24 +139,14 @@ impl StateDir {
         File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
-    /// Takes the directory for this process, until the lock is dropped.
+    /// Checks that a file, which another library reads, is private.
     ///
     /// # Errors
-    /// [`KeyError::InUse`] when another process has it.
-    pub fn lock(&self) -> Result<StateLock, KeyError> {
-        let path = self.file("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(file_error("lock", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(StateLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(KeyError::InUse { path: self.path.clone() }),
-            Err(TryLockError::Error(error)) => Err(file_error("lock", &path)(error)),
-        }
+    /// [`KeyError::Permissions`] when others can read it, [`KeyError::File`] otherwise.
+    pub fn check_private(&self, name: &str) -> Result<(), KeyError> {
+        let path = self.file(name);
+        let found = fs::metadata(&path).map_err(file_error("read", &path))?;
+        check_mode(&path, found.permissions().mode(), PRIVATE_FILE)
     }
 
     /// Loads the identity in the file `name`, or draws one and keeps it there.
@@ -199,12 +189,6 @@ impl StateDir {
     pub fn write_identity(&self, name: &str, identity: &Identity) -> Result<(), KeyError> {
         self.write(name, to_pem(&identity.to_pkcs8()?).as_bytes())
     }
-}
-
-/// Holds a state directory for one process.
-#[derive(Debug)]
-pub struct StateLock {
-    _file: File,
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> KeyError + Copy {
@@ -447,16 +431,6 @@ mod tests {
         chmod(&dir.file("x"), 0o640);
         let error = dir.read("x").unwrap_err().to_string();
         assert!(error.contains("chmod 600 "), "{error}");
-    }
-
-    #[test]
-    fn one_process_at_a_time() {
-        let (_folder, dir) = state();
-        let lock = dir.lock().unwrap();
-        let error = dir.lock().unwrap_err().to_string();
-        assert!(error.contains("another process"), "{error}");
-        drop(lock);
-        dir.lock().unwrap();
     }
 
     #[test]
