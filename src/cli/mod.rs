@@ -108,7 +108,7 @@ pub fn main() -> std::process::ExitCode {
             if output::wants_json(std::env::args_os()) {
                 output::print_error_json(code, &error);
             }
-            eprintln!("cepa: {error:#}");
+            eprintln!("cepa: {}", output::error_text(&error));
             code.into()
         }
     }
