@@ -18,6 +18,7 @@ mod nodes;
 mod output;
 mod ping;
 mod rig;
+mod rig_text;
 mod settings_flags;
 mod status;
 mod status_text;
@@ -108,7 +109,7 @@ pub fn main() -> std::process::ExitCode {
             if output::wants_json(std::env::args_os()) {
                 output::print_error_json(code, &error);
             }
-            eprintln!("cepa: {}", output::error_text(&error));
+            eprintln!("cepa: {error:#}");
             code.into()
         }
     }

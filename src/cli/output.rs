@@ -44,19 +44,6 @@ pub(crate) fn print_json(command: &str, body: &impl Serialize) -> anyhow::Result
     Ok(())
 }
 
-/// The whole chain of causes, but for those that an earlier one already quotes.
-pub(super) fn error_text(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
-}
-
 /// Prints an error for a program that asked for JSON.
 pub(super) fn print_error_json(code: ExitCode, error: &anyhow::Error) {
     #[derive(Serialize)]
@@ -64,7 +51,7 @@ pub(super) fn print_error_json(code: ExitCode, error: &anyhow::Error) {
         exit_code: u8,
         error: String,
     }
-    let body = Body { exit_code: code as u8, error: error_text(error) };
+    let body = Body { exit_code: code as u8, error: format!("{error:#}") };
     if let Ok(text) = json_text("error", &body) {
         print(format_args!("{text}\n"));
     }
@@ -100,13 +87,6 @@ mod tests {
     fn the_schema_is_the_first_field() {
         let text = json_text("status", &serde_json::json!({"a": 1, "z": 2})).unwrap();
         assert!(text.starts_with("{\n  \"schema\": \"cepa.status/1\","), "{text}");
-    }
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let cause = anyhow::anyhow!("it is closed");
-        let error = cause.context("expected a door, got it is closed").context("cannot enter");
-        assert_eq!(error_text(&error), "cannot enter: expected a door, got it is closed");
     }
 
     #[test]

@@ -8,8 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::output::say;
-use crate::rig::{agent, network, options::NetworkOptions, plan::Plan, run::Run, session};
+use super::{
+    ExitCode, Failure,
+    output::{self, OutputFlags, say},
+    rig_text,
+};
+use crate::rig::{
+    agent, bench,
+    bench::BenchOptions,
+    network,
+    network::Network,
+    options::NetworkOptions,
+    plan::Plan,
+    run::Run,
+    session,
+    suite::{self, RunOptions, SCENARIOS},
+};
 
 /// Arguments of `cepa rig`.
 #[derive(clap::Args)]
@@ -20,6 +34,10 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
+    /// Bring the network up, check every promise, and report
+    Run(RunArgs),
+    /// Measure cepa beside bare kernel forwarding over the same hosts
+    Bench(BenchArgs),
     /// Bring the network up, to play with
     Up(UpArgs),
     /// Open a shell on a host of the network that is up
@@ -60,6 +78,57 @@ enum Action {
     },
 }
 
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Make a host's cable behave: rate=100mbit, loss=1%, delay=20ms, jitter=2ms, reorder=1%; may repeat
+    #[arg(long = "link", value_name = "HOST:OPTIONS")]
+    links: Vec<String>,
+    /// Where captures go [default: a directory of this run]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How many hostile datagrams a node has to survive
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    hostile: u64,
+    /// Only these scenarios, comma-separated
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = SCENARIOS)]
+    only: Vec<String>,
+    /// Leave the network up after the last scenario, until interrupted
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    output: OutputFlags,
+}
+
+#[derive(clap::Args)]
+struct BenchArgs {
+    /// Connections at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    flows: u16,
+    /// How long each measurement takes, such as 5s
+    #[arg(long, value_name = "DURATION", default_value = "4s")]
+    duration: String,
+    /// Add a round trip to the sender's cable, such as 20ms
+    #[arg(long, value_name = "DURATION")]
+    rtt: Option<String>,
+    /// Lose packets on the sender's cable, such as 1%
+    #[arg(long, value_name = "SHARE")]
+    loss: Option<String>,
+    /// The size of a UDP datagram
+    #[arg(long, value_name = "BYTES", default_value_t = 1400, value_parser = clap::value_parser!(u16).range(16..=1472))]
+    size: u16,
+    /// The rate of UDP in Mb/s [default: TCP's goodput and a half]
+    #[arg(long, value_name = "MBIT")]
+    udp_rate: Option<u64>,
+    /// Nodes of the path
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
+    hops: u8,
+    /// Bare and cepa alternate so often; the medians count
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    rounds: u8,
+    #[command(flatten)]
+    output: OutputFlags,
+}
+
 #[derive(clap::Args, Clone)]
 struct UpArgs {
     /// Make a host's cable behave: rate=100mbit, loss=1%, delay=20ms, jitter=2ms, reorder=1%; may repeat
@@ -76,6 +145,8 @@ struct UpArgs {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self.action {
+            Action::Run(run) => run.run(),
+            Action::Bench(bench) => bench.run(),
             Action::Up(up) => up.up(),
             Action::Hold(up) => session::hold(&up.options()?, up.bare, say_ready),
             Action::Shell { host, program } => session::shell(&session::newest()?, &host, &program),
@@ -98,6 +169,68 @@ fn say_ready(run: &Run) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "ready {}", run.dir.display())?;
     Ok(out.flush()?)
+}
+
+impl RunArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let options = RunOptions {
+            network: NetworkOptions::read(&self.links, 3)?,
+            out: self.out,
+            hostile: self.hostile,
+            only: self.only,
+        };
+        let mut watcher = rig_text::Progress::new(self.output.json);
+        let keep = |network: &Network| {
+            if self.keep {
+                watcher_says_kept(&network.run);
+                loop {
+                    std::thread::park();
+                }
+            }
+        };
+        let mut report = suite::run(&options, &mut watcher, &keep)?;
+        report.finish();
+        if self.output.json {
+            output::print_json("rig-run", &report)?;
+        } else {
+            output::print(format_args!("{}", rig_text::summary(&report)));
+        }
+        if report.kept {
+            return Ok(());
+        }
+        let (kept, all) = report.count();
+        let text = format!("expected every promise to be kept, got {kept} of {all}");
+        Err(Failure::new(ExitCode::Failed, text).into())
+    }
+}
+
+fn watcher_says_kept(run: &Run) {
+    eprintln!(
+        "The network {} stays up until this is interrupted; see: cepa rig shell HOST",
+        run.id
+    );
+}
+
+impl BenchArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let network = NetworkOptions::read(&[], self.hops)?
+            .with_path(self.rtt.as_deref(), self.loss.as_deref())?;
+        let options = BenchOptions {
+            network,
+            flows: usize::from(self.flows),
+            duration: crate::rig::link::duration(&self.duration)?,
+            size: usize::from(self.size),
+            udp_rate: self.udp_rate.map(|rate| rate * 1_000_000),
+            rounds: usize::from(self.rounds),
+        };
+        let result = bench::bench(&options, &mut |line| eprintln!("{line}"))?;
+        if self.output.json {
+            output::print_json("rig-bench", &result)
+        } else {
+            output::print(format_args!("{}", rig_text::bench(&result)));
+            Ok(())
+        }
+    }
 }
 
 impl UpArgs {

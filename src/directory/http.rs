@@ -220,9 +220,8 @@ impl ControllerClient {
 
     /// Sends, and turns every status that is no success into an error.
     async fn send(&self, url: &Url, request: RequestBuilder) -> Result<Response, ClientError> {
-        // Without the path: whoever tries several requests says the same once.
         let response = request.send().await.map_err(|error| ClientError::Unreachable {
-            url: self.link.base_url(),
+            url: url.to_string(),
             cause: causes(&error.without_url()),
         })?;
         let status = response.status();

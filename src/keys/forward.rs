@@ -7,12 +7,16 @@
 //! honest hop. A hop shifts the slots left and fills the end from its own keystream; the client
 //! knows all fillers before it seals.
 
+use aes::{
+    Aes128Enc,
+    cipher::{BlockCipherEncrypt, KeyInit},
+};
 use rand::Rng;
 
 use super::{
     HopKeys,
     aead::{BadTag, CounterAead, counter_nonce},
-    stream::StreamKey,
+    stream::chacha_block,
 };
 use crate::model::{BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN};
 
@@ -24,7 +28,7 @@ const LATER_LEN: usize = SLOT_LEN * (SLOTS - 1);
 /// A node's forward layer.
 pub struct ForwardLayer {
     aead: CounterAead,
-    fill: StreamKey,
+    fill: Aes128Enc,
 }
 
 impl ForwardLayer {
@@ -32,7 +36,7 @@ impl ForwardLayer {
     pub fn new(keys: &HopKeys) -> Self {
         Self {
             aead: CounterAead::new(keys.suite, &keys.fwd_aead, keys.fwd_salt),
-            fill: StreamKey::new(Suite::Aes128Gcm, &keys.fwd_fill),
+            fill: Aes128Enc::new(&keys.fwd_fill.into()),
         }
     }
 
@@ -51,10 +55,14 @@ impl ForwardLayer {
     }
 
     fn filler(&self, seq: u32) -> [u8; SLOT_LEN] {
-        let mut nonce = [0u8; 12];
-        nonce[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
+        let mut blocks = [[0u8; 16]; 2];
+        for (number, block) in blocks.iter_mut().enumerate() {
+            block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
+            block[15] = number as u8;
+            self.fill.encrypt_block(block.into());
+        }
         let mut filler = [0u8; SLOT_LEN];
-        self.fill.apply(&nonce, &mut filler);
+        filler.copy_from_slice(&blocks.as_flattened()[..SLOT_LEN]);
         filler
     }
 }
@@ -62,36 +70,53 @@ impl ForwardLayer {
 /// A client's forward layer of one hop: the node's, and the keystream that meets the fillers.
 pub struct ForwardWrap {
     layer: ForwardLayer,
-    keystream: StreamKey,
+    keystream: Keystream,
     salt: [u8; 12],
-    /// Where the AEAD's keystream over the plaintext starts.
-    first_block: u32,
+}
+
+enum Keystream {
+    Aes(Box<Aes128Enc>),
+    ChaCha(Box<zeroize::Zeroizing<[u8; 32]>>),
 }
 
 impl ForwardWrap {
     /// Expands the forward keys of a hop for its client.
     pub fn new(keys: &HopKeys) -> Self {
-        Self {
-            layer: ForwardLayer::new(keys),
-            keystream: StreamKey::new(keys.suite, &keys.fwd_aead),
-            salt: keys.fwd_salt,
-            first_block: match keys.suite {
-                // GCM (NIST SP 800-38D): block 1 masks the tag, the plaintext starts at block 2.
-                Suite::Aes128Gcm => 2,
-                // RFC 8439: block 0 keys Poly1305, the plaintext starts at block 1.
-                Suite::ChaCha20Poly1305 => 1,
-            },
-        }
+        let keystream = match keys.suite {
+            Suite::Aes128Gcm => {
+                let mut key = zeroize::Zeroizing::new([0u8; 16]);
+                key.copy_from_slice(&keys.fwd_aead[..16]);
+                Keystream::Aes(Box::new(Aes128Enc::new((&*key).into())))
+            }
+            Suite::ChaCha20Poly1305 => {
+                Keystream::ChaCha(Box::new(zeroize::Zeroizing::new(keys.fwd_aead)))
+            }
+        };
+        Self { layer: ForwardLayer::new(keys), keystream, salt: keys.fwd_salt }
     }
 
-    /// Xors `bytes`, the end of the later slots, with the AEAD's keystream there.
+    /// The AEAD's keystream over the last `length` bytes of the later slots, xored into `bytes`.
     fn meet(&self, seq: u32, bytes: &mut [u8]) {
-        let mut slots = [0u8; LATER_LEN];
-        let start = LATER_LEN - bytes.len();
-        slots[start..].copy_from_slice(bytes);
         let nonce = counter_nonce(&self.salt, seq);
-        self.keystream.apply_from(&nonce, self.first_block, &mut slots);
-        bytes.copy_from_slice(&slots[start..]);
+        let mut stream = [[0u8; 16]; 4];
+        match &self.keystream {
+            Keystream::Aes(key) => {
+                for (number, block) in stream.iter_mut().enumerate() {
+                    block[..12].copy_from_slice(&nonce);
+                    // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
+                    block[15] = 2 + number as u8;
+                    key.encrypt_block(block.into());
+                }
+            }
+            // RFC 8439: block 0 keys Poly1305, data starts at block 1.
+            Keystream::ChaCha(key) => {
+                stream.as_flattened_mut().copy_from_slice(&chacha_block(key, &nonce, 1));
+            }
+        }
+        let start = LATER_LEN - bytes.len();
+        for (byte, key) in bytes.iter_mut().zip(&stream.as_flattened()[start..LATER_LEN]) {
+            *byte ^= key;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stream cipher of the backward layers and of the fillers.
+//! The stream cipher of the backward layers, and single ChaCha20 blocks.
 //!
 //! In: key bytes, a nonce, a buffer. Out: the buffer, xored with the keystream.
 //! Called by: the layers of this folder.
@@ -36,28 +36,30 @@ impl StreamKey {
 
     /// Adds the keystream of `nonce` to `bytes`; doing it twice undoes it.
     pub(super) fn apply(&self, nonce: &[u8; 12], bytes: &mut [u8]) {
-        self.apply_from(nonce, 0, bytes);
-    }
-
-    /// As [`Self::apply`], from a later block on: 16 bytes each for AES, 64 for ChaCha20.
-    pub(super) fn apply_from(&self, nonce: &[u8; 12], first: u32, bytes: &mut [u8]) {
         match self {
             Self::Aes(key) => {
                 let mut block = [0u8; 16];
                 block[..12].copy_from_slice(nonce);
-                block[12..].copy_from_slice(&first.to_be_bytes());
                 let context = EncryptionContext::Iv128(FixedLength::from(block));
                 let done = key.less_safe_encrypt(bytes, context);
                 assert!(done.is_ok(), "AES-CTR takes any length");
             }
-            Self::ChaCha(key) => {
-                let key: &[u8; 32] = key;
-                let mut cipher = ChaCha20::new(key.into(), nonce.into());
-                cipher.seek(u64::from(first) * 64);
-                cipher.apply_keystream(bytes);
-            }
+            Self::ChaCha(key) => chacha(key, nonce).apply_keystream(bytes),
         }
     }
+}
+
+/// One 64-byte block of the ChaCha20 keystream (RFC 8439).
+pub(super) fn chacha_block(key: &[u8; 32], nonce: &[u8; 12], number: u32) -> [u8; 64] {
+    let mut cipher = chacha(key, nonce);
+    cipher.seek(u64::from(number) * 64);
+    let mut block = [0u8; 64];
+    cipher.apply_keystream(&mut block);
+    block
+}
+
+fn chacha(key: &[u8; 32], nonce: &[u8; 12]) -> ChaCha20 {
+    ChaCha20::new(key.into(), nonce.into())
 }
 
 #[cfg(test)]
@@ -91,8 +93,9 @@ mod tests {
     fn chacha_block_is_the_standard_one() {
         let key: [u8; 32] = core::array::from_fn(|index| index as u8);
         let nonce = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0];
-        let mut block = [0; 64];
-        StreamKey::new(Suite::ChaCha20Poly1305, &key).apply_from(&nonce, 1, &mut block);
-        assert_eq!(hex::encode(&block[..16]), "10f1e7e4d13b5915500fdd1fa32071c4");
+        assert_eq!(
+            hex::encode(&chacha_block(&key, &nonce, 1)[..16]),
+            "10f1e7e4d13b5915500fdd1fa32071c4"
+        );
     }
 }

@@ -133,7 +133,10 @@ pub(super) fn share(text: &str) -> Result<f64> {
 }
 
 /// Reads `20ms`, `1.5s` or `300us`.
-pub(super) fn duration(text: &str) -> Result<Duration> {
+///
+/// # Errors
+/// When it is not one.
+pub fn duration(text: &str) -> Result<Duration> {
     let (number, factor) = if let Some(number) = text.strip_suffix("ms") {
         (number, 1e-3)
     } else if let Some(number) = text.strip_suffix("us") {

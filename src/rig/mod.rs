@@ -4,14 +4,23 @@
 //! Called by: cli.
 
 pub mod agent;
+pub mod bench;
+pub mod captures;
 pub mod daemons;
 pub mod frame;
 pub mod host;
+pub mod inspect;
 pub mod link;
+pub mod memory;
 pub mod network;
 pub mod options;
 pub mod plaintext;
 pub mod plan;
+pub mod promise;
+pub mod report;
 pub mod rootless;
 pub mod run;
+pub mod scenario;
 pub mod session;
+pub mod stage;
+pub mod suite;

@@ -1,0 +1,14 @@
+//! The scenarios: one per file, each a few promises.
+//!
+//! In: a stage. Out: promises. Called by: rig::suite.
+
+pub mod cleanup;
+pub mod controller_gone;
+pub mod failover;
+pub mod hostile;
+pub mod knowledge;
+pub mod one_node;
+pub mod refusals;
+pub mod speed;
+pub mod traffic;
+pub mod wire_image;
