@@ -42,6 +42,9 @@ enum Action {
     Up(UpArgs),
     /// Open a shell on a host of the network that is up
     Shell {
+        /// Which network, if several are up: its four digits [default: the newest]
+        #[arg(long, value_name = "ID")]
+        run: Option<String>,
         /// sender, controller, n1 to n6, stranger or receiver
         host: String,
         /// A program to run there instead of a shell
@@ -49,7 +52,11 @@ enum Action {
         program: Vec<OsString>,
     },
     /// Take the network down
-    Down,
+    Down {
+        /// Which network, if several are up: its four digits [default: the newest]
+        #[arg(long, value_name = "ID")]
+        run: Option<String>,
+    },
     /// Hold a network until this process is ended
     #[command(hide = true)]
     Hold(UpArgs),
@@ -149,9 +156,11 @@ impl Args {
             Action::Bench(bench) => bench.run(),
             Action::Up(up) => up.up(),
             Action::Hold(up) => session::hold(&up.options()?, up.bare, say_ready),
-            Action::Shell { host, program } => session::shell(&session::newest()?, &host, &program),
-            Action::Down => {
-                let run = session::newest()?;
+            Action::Shell { run, host, program } => {
+                session::shell(&session::find(run.as_deref())?, &host, &program)
+            }
+            Action::Down { run } => {
+                let run = session::find(run.as_deref())?;
                 session::down(&run)?;
                 say!("the rig {} is down; its logs stay in {}", run.id, run.dir.display());
                 Ok(())

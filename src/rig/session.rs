@@ -80,12 +80,16 @@ pub fn hold(
     }
 }
 
-/// The newest run that is up.
+/// The run of this name, or the newest, that is up.
 ///
 /// # Errors
 /// When there is none.
-pub fn newest() -> Result<Run> {
-    Run::all()?.into_iter().rfind(|run| run.is_alive() && !run.hosts.is_empty()).context(run::GONE)
+pub fn find(id: Option<&str>) -> Result<Run> {
+    let wanted = |run: &Run| id.is_none_or(|id| run.id == id);
+    Run::all()?
+        .into_iter()
+        .rfind(|run| run.is_alive() && !run.hosts.is_empty() && wanted(run))
+        .context(run::GONE)
 }
 
 /// Becomes a program in a host of a run; a shell if none is named.
