@@ -162,6 +162,9 @@ impl Controller {
         if let Err(error) = app.store.update(records).await {
             log::warn!("who was seen last was not written down: {error}");
         }
+        if let Err(error) = app.store.close().await {
+            log::warn!("the database was not closed: {error}");
+        }
         log::info!("the controller stopped");
     }
 }

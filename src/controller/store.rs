@@ -169,4 +169,6 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn update(&self, nodes: Vec<NodeRecord>) -> Answer<'_, Option<NodeId>>;
     /// Remembers the directory of this version.
     fn publish(&self, version: u64, signed: SignedDirectory) -> Answer<'_, ()>;
+    /// Writes everything out and ends; whatever is asked later fails.
+    fn close(&self) -> Answer<'_, ()>;
 }
