@@ -2,7 +2,7 @@
 //!
 //! In: nothing. Out: one error type. Called by: every file of controller, cli.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 use crate::{directory::DirectoryError, keys::KeyError, telemetry::control::ControlError};
 
@@ -133,4 +133,17 @@ pub enum ControllerError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+impl ControllerError {
+    /// Whether another user, or one with more rights, could do it.
+    pub fn is_missing_privilege(&self) -> bool {
+        let denied = |source: &std::io::Error| source.kind() == ErrorKind::PermissionDenied;
+        match self {
+            Self::NotOwner { .. } => true,
+            Self::Listen { source, .. } | Self::Io { source, .. } => denied(source),
+            Self::Key(KeyError::File { source, .. }) => denied(source),
+            _ => false,
+        }
+    }
 }
