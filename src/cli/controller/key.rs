@@ -6,7 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    cli::output::{OutputFlags, print_json, say},
+    cli::{
+        output::{OutputFlags, print_json, say},
+        table::seconds,
+    },
     config::Period,
     controller::{Administration, KEY_OVERLAP, Settings, adopt_key},
 };
@@ -66,9 +69,8 @@ impl Args {
                 if args.output.json {
                     return print_json("controller-key-rotate", &RotateAnswer { link });
                 }
-                say!(
-                    "the controller has a new key; members follow by themselves within {overlap:#}"
-                );
+                let overlap = seconds(u64::try_from(overlap.as_secs()).unwrap_or(0));
+                say!("the controller has a new key; members that ask within {overlap} follow");
                 say!("the new link, for those who join from now on:");
                 say!("{link}");
                 Ok(())

@@ -58,7 +58,7 @@ impl SqliteStore {
                     }
                 }
             })
-            .map_err(|source| ControllerError::Io { action: "start a thread", source })?;
+            .map_err(|cause| ControllerError::Io { action: "start a thread", cause })?;
         Ok(Self { jobs })
     }
 
@@ -118,6 +118,10 @@ impl Store for SqliteStore {
             })?;
             database.publish(version, &json)
         })
+    }
+
+    fn set_authority(&self, authority: String) -> Answer<'_, ()> {
+        self.ask(move |database| database.set_authority(&authority))
     }
 
     fn close(&self) -> Answer<'_, ()> {
