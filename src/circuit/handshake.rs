@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 use super::HandshakeError;
 use crate::{
     keys::{
-        HopKeys, Identity, OAEP_LABEL, OnionKey, PairKeys, PublicIdentity, mac1, mac2, open_cookie,
-        transcript,
+        HopKeys, Identity, MAC_LEN, OAEP_LABEL, OnionKey, PairKeys, PublicIdentity, mac1, mac2,
+        open_cookie, transcript,
     },
     model::{Hop, Suite},
     wire::{ANSWER_LEN, Answer, CreatePrefix, OAEP_LEN, OaepPlain, Status},
@@ -40,6 +40,10 @@ impl ClientHandshake {
             sealed.as_slice().try_into().map_err(|_| HandshakeError::Block)?;
         let mut prefix = CreatePrefix::new(hop.onion_key_id, *ephemeral.public(), sealed);
         prefix.set_mac1(mac1(&hop.id, prefix.before_mac1()));
+        // Without a cookie there is nothing to prove, and zeros would look alike on every link.
+        let mut unproved = [0; MAC_LEN];
+        rng.fill_bytes(&mut unproved);
+        prefix.set_mac2(unproved);
         Ok(Self { hop, ephemeral, plain, prefix })
     }
 
@@ -58,19 +62,22 @@ impl ClientHandshake {
         self.plain.link_suite
     }
 
-    /// Takes in a cookie: the prefix then proves the sender's address.
+    /// Takes in a cookie: starts anew, with proof of the sender's address. Nothing of this CREATE
+    /// is used again, because the node may have accepted a copy of it all the same.
     ///
     /// # Errors
     /// When the cookie was not sealed for this CREATE.
     pub fn handle_cookie(
-        &mut self,
+        &self,
         salt: &[u8; 32],
         sealed: &[u8; 32],
-    ) -> Result<(), HandshakeError> {
+        rng: &mut impl Rng,
+    ) -> Result<Self, HandshakeError> {
         let cookie = open_cookie(&self.hop.id, salt, &self.prefix.mac1(), sealed)
             .map_err(|_| HandshakeError::Cookie)?;
-        self.prefix.set_mac2(mac2(&cookie, self.prefix.before_mac2()));
-        Ok(())
+        let mut anew = Self::start(self.hop.clone(), self.plain.link_suite, rng)?;
+        anew.prefix.set_mac2(mac2(&cookie, anew.prefix.before_mac2()));
+        Ok(anew)
     }
 
     /// Takes in a CREATED and derives the keys.
@@ -169,3 +176,6 @@ fn derive(
     ikm[64..].copy_from_slice(secret);
     HopKeys::derive(suite, transcript, ikm.as_slice())
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,3 +27,6 @@ pub use error::HandshakeError;
 pub use handshake::{ClientHandshake, NodeHandshake, respond};
 pub use node::{HandshakeJob, NodeCircuits, NodeEvent, NodeLimits};
 pub use pool::{Pool, PoolSettings};
+
+#[cfg(test)]
+mod test_nodes;

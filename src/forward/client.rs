@@ -179,6 +179,9 @@ impl ClientTable {
             .get_mut(key.index())
             .and_then(Option::as_deref_mut)
             .ok_or(DropReason::NoCircuit)?;
+        if row.wraps.is_empty() {
+            return Err(DropReason::NoCircuit);
+        }
         if row.is_used_up() {
             return Err(DropReason::CounterExhausted);
         }
@@ -328,14 +331,14 @@ impl Row {
         }
         self.cells[Direction::Backward as usize] += 1;
         let (hop, seq) = self.find_originator(cell, body).ok_or(DropReason::BadTag)?;
-        if hop + 1 == self.hops.len() {
-            self.last_heard = now;
-        }
         let window = &mut self.hops[hop].window;
         if !window.is_fresh(seq) {
             return Err(DropReason::Replay);
         }
         window.mark(seq);
+        if hop + 1 == self.hops.len() {
+            self.last_heard = now;
+        }
         let header = BodyHeader::parse(body).map_err(|_| DropReason::UnknownKind)?;
         Ok(ClientVerdict::Body { circuit: key, hop, seq, header })
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     keys::{BackwardLayer, ForwardLayer, LinkTag, PairControl, PairKeys, RelayKeys},
-    model::{BodyKind, CELL_LEN, Cid, CircuitKey, Direction, DropReason},
+    model::{CELL_LEN, Cid, CircuitKey, Direction, DropReason},
     wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of, first_seq, set_cid},
 };
 
@@ -330,9 +330,6 @@ impl Row {
         self.cells[Direction::Forward as usize] += 1;
         if BodyHeader::is_recognised(body_ref(cell)) {
             let header = BodyHeader::parse(body_mut(cell)).map_err(|_| DropReason::UnknownKind)?;
-            if header.kind == BodyKind::Cover {
-                return Err(DropReason::Cover);
-            }
             return Ok(Verdict::Local { circuit: key, seq, header });
         }
         let out = self.out.as_ref().ok_or(DropReason::NotRecognised)?;

@@ -85,19 +85,33 @@ impl CookieJar {
 
     /// The cookie of a source address.
     pub fn cookie(&mut self, now: Instant, source: &[u8], rng: &mut impl Rng) -> Cookie {
-        if now.saturating_duration_since(self.drawn) > Self::LIFE {
+        let age = now.saturating_duration_since(self.drawn);
+        if age > Self::LIFE {
             self.previous = std::mem::replace(&mut self.secret, Zeroizing::new([0; 32]));
             rng.fill_bytes(&mut *self.secret);
+            if age > Self::LIFE * 2 {
+                rng.fill_bytes(&mut *self.previous);
+            }
             self.drawn = now;
         }
         mac(&self.secret, &[source])
     }
 
     /// Whether `mac2` proves a cookie that this jar gave to `source`.
-    pub fn proves(&self, source: &[u8], covered: &[u8], proof: &[u8; MAC_LEN]) -> bool {
-        [&self.secret, &self.previous]
-            .into_iter()
-            .any(|secret| mac2(&mac(secret, &[source]), covered).ct_eq(proof).into())
+    pub fn proves(
+        &self,
+        now: Instant,
+        source: &[u8],
+        covered: &[u8],
+        proof: &[u8; MAC_LEN],
+    ) -> bool {
+        // While nobody needs a cookie no secret is drawn, and the last one grows old.
+        let age = now.saturating_duration_since(self.drawn);
+        [(&self.secret, Self::LIFE * 2), (&self.previous, Self::LIFE)].into_iter().any(
+            |(secret, life)| {
+                age <= life && mac2(&mac(secret, &[source]), covered).ct_eq(proof).into()
+            },
+        )
     }
 }
 
@@ -274,13 +288,28 @@ mod tests {
         let mut jar = CookieJar::new(start, &mut rng);
         let cookie = jar.cookie(start, b"10.77.0.1:5000", &mut rng);
         let proof = mac2(&cookie, b"covered");
-        assert!(jar.proves(b"10.77.0.1:5000", b"covered", &proof));
-        assert!(!jar.proves(b"10.77.0.2:5000", b"covered", &proof));
-        assert!(!jar.proves(b"10.77.0.1:5000", b"changed", &proof));
-        jar.cookie(start + CookieJar::LIFE * 2, b"", &mut rng);
-        assert!(jar.proves(b"10.77.0.1:5000", b"covered", &proof));
-        jar.cookie(start + CookieJar::LIFE * 4, b"", &mut rng);
-        assert!(!jar.proves(b"10.77.0.1:5000", b"covered", &proof));
+        let life = |lives: u32| start + CookieJar::LIFE * lives;
+        let proves = |jar: &CookieJar, now| jar.proves(now, b"10.77.0.1:5000", b"covered", &proof);
+        assert!(proves(&jar, start));
+        assert!(!jar.proves(start, b"10.77.0.2:5000", b"covered", &proof));
+        assert!(!jar.proves(start, b"10.77.0.1:5000", b"changed", &proof));
+        jar.cookie(life(2), b"", &mut rng);
+        assert!(proves(&jar, life(2)));
+        jar.cookie(life(4), b"", &mut rng);
+        assert!(!proves(&jar, life(4)));
+    }
+
+    #[test]
+    fn a_cookie_ends_while_nobody_asks_for_another() {
+        let (start, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
+        let mut jar = CookieJar::new(start, &mut rng);
+        let proof = mac2(&jar.cookie(start, b"source", &mut rng), b"covered");
+        let later = start + CookieJar::LIFE * 2;
+        assert!(jar.proves(later, b"source", b"covered", &proof));
+        let too_late = later + Duration::from_secs(1);
+        assert!(!jar.proves(too_late, b"source", b"covered", &proof));
+        jar.cookie(too_late, b"another", &mut rng);
+        assert!(!jar.proves(too_late, b"source", b"covered", &proof));
     }
 
     proptest! {

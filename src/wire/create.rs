@@ -108,7 +108,7 @@ impl CreatePrefix {
         array(&self.0[MAC1_AT..MAC2_AT])
     }
 
-    /// The MAC that proves a cookie; zero without one.
+    /// The MAC that proves a cookie; random without one.
     pub fn mac2(&self) -> [u8; 16] {
         array(&self.0[MAC2_AT..])
     }

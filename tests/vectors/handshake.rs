@@ -97,7 +97,7 @@ fn handshake_messages() {
     let mut specified = Record::new(
         "One handshake, message by message: CREATE, COOKIE, CREATE with its proof, CREATED, and\n\
          CREATED with a refusal. The node's identity is tests/keys/test-only-0; its answers draw\n\
-         the X25519 secret `node.ephemeral-secret`.",
+         the X25519 secret `node.ephemeral-secret`. What is drawn at random has the value of `random`.",
     );
     specified.bytes("node.id", independent.id);
     specified.bytes("node.onion-secret", onion_secret);
@@ -106,6 +106,7 @@ fn handshake_messages() {
     specified.bytes("node.ephemeral-secret", [0x35; 32]);
     specified.bytes("client.ephemeral-secret", ephemeral_secret);
     specified.bytes("oaep.block", &block);
+    specified.bytes("random", [0xa5]);
     let mut program = specified.clone();
 
     // The OAEP block, opened by both libraries.
@@ -118,12 +119,13 @@ fn handshake_messages() {
     assert_eq!(*read.emit(), *plain.as_slice());
 
     // CREATE.
-    let mut prefix = client.prefix(&block);
+    let mut prefix = client.prefix(&block, 0xa5);
     specified.bytes("create", prefix);
     let client_public = *OnionKey::from_secret(ephemeral_secret).unwrap().public();
     let mut parsed =
         CreatePrefix::new(onion.id(), client_public, block.as_slice().try_into().unwrap());
     parsed.set_mac1(mac1(&identity.id(), parsed.before_mac1()));
+    parsed.set_mac2([0xa5; 16]);
     program.bytes("create", parsed.as_bytes());
     assert_eq!(CreatePrefix::parse(&prefix), Ok(parsed.clone()));
 
@@ -132,7 +134,6 @@ fn handshake_messages() {
     for record in [&mut specified, &mut program] {
         record.bytes("cookie.salt", salt);
         record.bytes("cookie.clear", cookie);
-        record.bytes("cookie.random", [0xa5]);
     }
     let answer = spec::cookie_answer(&independent.id, &salt, &prefix[426..442], &cookie, 0xa5);
     specified.bytes("cookie.answer", answer);
@@ -227,7 +228,7 @@ fn the_programs_node_answers_an_independent_client() {
         rng.fill_bytes(&mut client.secret);
         rng.fill_bytes(&mut client.pair);
         let block = spec::oaep_encrypt(&RsaPublicKey::from(&rsa), &client.plain());
-        let prefix = client.prefix(&block);
+        let prefix = client.prefix(&block, 0xa5);
         let parsed = CreatePrefix::parse(&prefix).unwrap();
         let done = respond(&identity, &onion, &parsed, Status::Open, &mut rng).unwrap();
         let (shared, status) = client.finish(&prefix, &done.answer).unwrap();
@@ -351,7 +352,7 @@ fn an_independent_client_opens_a_circuit_at_the_programs_node() {
         link_suite: CHACHA,
     };
     let block = spec::oaep_encrypt(&RsaPublicKey::from(&rsa), &client.plain());
-    let mut prefix = client.prefix(&block);
+    let mut prefix = client.prefix(&block, 0xa5);
     let cid = [0x44; 16];
     let mut cell = [0xdd; 1408];
     cell[..16].copy_from_slice(&cid);

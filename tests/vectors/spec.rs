@@ -387,16 +387,17 @@ pub(crate) fn oaep_decrypt(key: &RsaPrivateKey, sealed: &[u8]) -> Option<Vec<u8>
     key.decrypt(oaep(), sealed).ok()
 }
 
-/// The CREATE prefix without a cookie's proof.
+/// The CREATE prefix without a cookie's proof; `mac2` is then drawn at random.
 pub(crate) fn create_prefix(
     node_id: &[u8; 32],
     onion_key_id: &[u8; 8],
     ephemeral: &[u8; 32],
     oaep: &[u8],
+    mac2: [u8; 16],
 ) -> [u8; 458] {
     let covered = [&[0, 1], &onion_key_id[..], ephemeral, oaep].concat();
     let mac1 = keyed_mac(&blake3::derive_key("cepa-create-mac1-v1", node_id), &covered);
-    [&covered[..], &mac1, &[0; 16]].concat().try_into().unwrap()
+    [&covered[..], &mac1, &mac2].concat().try_into().unwrap()
 }
 
 /// Writes the proof of a cookie into a CREATE prefix.
@@ -465,8 +466,8 @@ impl Node {
             return None;
         }
         let client: [u8; 32] = prefix[10..42].try_into().unwrap();
-        let expected: [u8; 458] =
-            create_prefix(&self.id, prefix[2..10].try_into().unwrap(), &client, &prefix[42..426]);
+        let (key_id, oaep) = (prefix[2..10].try_into().unwrap(), &prefix[42..426]);
+        let expected = create_prefix(&self.id, key_id, &client, oaep, [0; 16]);
         if expected[..442] != prefix[..442] {
             return None;
         }
@@ -505,12 +506,14 @@ impl Client {
         [&self.secret[..], &self.pair, &[self.suite, self.link_suite]].concat()
     }
 
-    pub(crate) fn prefix(&self, oaep: &[u8]) -> [u8; 458] {
+    /// The CREATE prefix without proof; mac2 is all `random`.
+    pub(crate) fn prefix(&self, oaep: &[u8], random: u8) -> [u8; 458] {
         create_prefix(
             &self.node_id,
             &onion_key_id(&self.onion_key),
             &x25519_public(&self.ephemeral_secret),
             oaep,
+            [random; 16],
         )
     }
 

@@ -12,6 +12,8 @@ use crate::{
 
 const LEAST_PATIENCE: Duration = Duration::from_millis(150);
 const MOST_PATIENCE: Duration = Duration::from_secs(2);
+/// A hop that asks for more cookies than this does not want the circuit.
+const MOST_COOKIES: u32 = 3;
 
 /// A circuit on its way: the hop being asked to join, and what was sent to it.
 pub(super) struct Building {
@@ -21,6 +23,7 @@ pub(super) struct Building {
     pub(super) handshake: ClientHandshake,
     pub(super) request: u32,
     pub(super) attempts: u32,
+    pub(super) cookies: u32,
     /// When this hop was first asked.
     pub(super) asked_at: Instant,
     pub(super) deadline: Instant,
@@ -45,6 +48,7 @@ impl ClientCircuits {
             handshake: ClientHandshake::start(first, link_suite, rng)?,
             request: 0,
             attempts: 1,
+            cookies: 0,
             asked_at: now,
             deadline: now + self.patience(),
         };
@@ -137,7 +141,8 @@ impl ClientCircuits {
             let hop = building.hop;
             return self.end(key, CloseReason::NoAnswer { hop }, true);
         }
-        building.deadline = now + patience * 2u32.pow(building.attempts.min(6));
+        let wait = patience * 2u32.pow(building.attempts.min(6));
+        building.deadline = now + wait.min(MOST_PATIENCE);
         building.attempts += 1;
         self.ask(key, rng);
     }
@@ -155,12 +160,28 @@ impl ClientCircuits {
         let hop = building.hop;
         let keys = match answer {
             Answer::Cookie { salt, sealed_cookie } => {
-                if let Err(error) = building.handshake.handle_cookie(salt, sealed_cookie) {
-                    log::debug!("a cookie for hop {} was dropped: {error}", hop + 1);
-                    return;
+                match building.handshake.handle_cookie(salt, sealed_cookie, rng) {
+                    Ok(handshake) => building.handshake = handshake,
+                    Err(error) => {
+                        log::debug!("a cookie for hop {} was dropped: {error}", hop + 1);
+                        return;
+                    }
                 }
+                building.cookies += 1;
+                if building.cookies > MOST_COOKIES {
+                    let reason = DestroyReason::ResourceLimit;
+                    return self.end(key, CloseReason::Refused { hop, reason }, true);
+                }
+                // The hop is there: the request with its proof is asked as often as the first.
+                building.attempts = 1;
                 building.request = take_request(&mut self.next_request);
+                building.asked_at = now;
                 building.deadline = now + patience;
+                if hop == 0 {
+                    self.by_cid.remove(&building.cid);
+                    building.cid = Cid::random(rng);
+                    self.by_cid.insert(building.cid, key);
+                }
                 return self.ask(key, rng);
             }
             Answer::Created { ephemeral, confirmation, sealed_status, .. } => {
@@ -212,6 +233,7 @@ impl ClientCircuits {
                 building.handshake = handshake;
                 building.request = take_request(&mut self.next_request);
                 building.attempts = 1;
+                building.cookies = 0;
                 building.asked_at = now;
                 building.deadline = now + patience;
                 self.ask(key, rng);

@@ -150,7 +150,7 @@ pub enum ClientEvent {
 #[derive(Clone, Debug)]
 pub struct ClientTimers {
     /// The first wait for an answer before asking again, until it is known what hops take;
-    /// doubles each time.
+    /// doubles each time, up to two seconds.
     pub retransmit: Duration,
     /// How often to ask in all.
     pub attempts: u32,
@@ -168,7 +168,7 @@ impl Default for ClientTimers {
     fn default() -> Self {
         Self {
             retransmit: Duration::from_millis(400),
-            attempts: 5,
+            attempts: 8,
             echo_every: Duration::from_millis(500),
             suspect_after: Duration::from_millis(150),
             suspect_every: Duration::from_millis(25),
@@ -224,6 +224,8 @@ pub struct ClientCircuits {
     rows: Vec<Option<Box<ClientCircuit>>>,
     by_cid: HashMap<Cid, CircuitKey>,
     events: VecDeque<ClientEvent>,
+    /// Circuits whose end waits among the events: until it is heard their keys are not used again.
+    closing: Vec<CircuitKey>,
     next_request: u32,
     /// What a hop takes to answer, smoothed.
     hop_took: Option<Duration>,
@@ -238,6 +240,7 @@ impl ClientCircuits {
             rows: Vec::new(),
             by_cid: HashMap::new(),
             events: VecDeque::new(),
+            closing: Vec::new(),
             next_request: 1,
             hop_took: None,
         }
@@ -245,7 +248,11 @@ impl ClientCircuits {
 
     /// What to do next; ask until there is nothing.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if let Some(ClientEvent::Closed { key, .. }) = &event {
+            self.closing.retain(|closing| closing != key);
+        }
+        event
     }
 
     /// A circuit by its number.
@@ -363,7 +370,10 @@ impl ClientCircuits {
 
     fn insert(&mut self, row: ClientCircuit) -> CircuitKey {
         let row = Some(Box::new(row));
-        match self.rows.iter().position(Option::is_none) {
+        let is_free = |index: &usize| {
+            self.rows[*index].is_none() && !self.closing.contains(&CircuitKey(*index as u32))
+        };
+        match (0..self.rows.len()).find(is_free) {
             Some(index) => {
                 self.rows[index] = row;
                 CircuitKey(index as u32)
@@ -380,6 +390,7 @@ impl ClientCircuits {
         if let State::Building(building) = &row.state {
             self.by_cid.remove(&building.cid);
         }
+        self.closing.push(key);
         self.events.push_back(ClientEvent::Closed { key, path: row.path, reason, tell });
     }
 }
@@ -393,3 +404,6 @@ impl ClientHandshake {
         PairKeys::derive(self.link_suite(), self.pair())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     keys::{mac1, seal_cookie},
     model::CID_LEN,
-    wire::{ANSWER_LEN, Answer},
+    wire::Answer,
 };
 use subtle::ConstantTimeEq;
 
@@ -27,10 +27,16 @@ impl NodeCircuits {
         if !bool::from(mac1(&self.id, prefix.before_mac1()).ct_eq(&prefix.mac1())) {
             return Err(DropReason::BadCreate);
         }
-        let hash = *blake3::hash(prefix.as_bytes()).as_bytes();
+        let create = *blake3::hash(prefix.as_bytes()).as_bytes();
         if let Some(computing) = self.computing.get(&cid) {
             // The same again while it is being computed is the client's retransmission.
-            return if *computing == hash { Ok(()) } else { Err(DropReason::BadCreate) };
+            return if computing.create == create { Ok(()) } else { Err(DropReason::BadCreate) };
+        }
+        let repeated = |refusal: &&Refusal| refusal.cid == cid && refusal.create == create;
+        if let Some(refusal) = self.refusals.iter().find(repeated) {
+            let answer = refusal.answer;
+            self.send(from, cid, &answer, rng);
+            return Ok(());
         }
         let age = self
             .onion_keys
@@ -39,7 +45,7 @@ impl NodeCircuits {
             .ok_or(DropReason::UnknownOnionKey)?;
         let source = source_bytes(from);
         if self.computing.len() >= self.limits.max_handshakes / 4
-            && !self.jar.proves(&source, prefix.before_mac2(), &prefix.mac2())
+            && !self.jar.proves(now, &source, prefix.before_mac2(), &prefix.mac2())
         {
             self.send_cookie(now, from, cid, &prefix, &source, rng);
             return Err(DropReason::CreateOverload);
@@ -50,20 +56,16 @@ impl NodeCircuits {
         if self.computing.len() >= self.limits.max_handshakes {
             return Err(DropReason::CreateOverload);
         }
-        let ephemerals = &mut self.ephemerals[age.min(1)];
-        let mut ephemeral = [0u8; 16];
-        ephemeral.copy_from_slice(&blake3::hash(&prefix.ephemeral()).as_bytes()[..16]);
-        if ephemerals.contains(&ephemeral) {
+        let seen = &mut self.ephemerals[age.min(1)];
+        let ephemeral = Ephemerals::of(&prefix.ephemeral());
+        if seen.contains(&ephemeral) {
             return Err(DropReason::ReplayedCreate);
         }
-        if ephemerals.len() >= self.limits.max_ephemerals {
-            return Err(DropReason::CreateOverload);
-        }
-        ephemerals.insert(ephemeral);
+        seen.insert(ephemeral, self.limits.max_ephemerals);
         let full = self.rows.len() + self.computing.len() >= self.limits.max_circuits;
         let status =
             if full { Status::Refused(DestroyReason::ResourceLimit) } else { Status::Open };
-        self.computing.insert(cid, hash);
+        self.computing.insert(cid, Computing { create, ephemeral });
         self.events.push_back(NodeEvent::Handshake(HandshakeJob { from, cid, prefix, status }));
         Ok(())
     }

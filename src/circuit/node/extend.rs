@@ -6,7 +6,7 @@
 use super::*;
 use crate::{
     model::CID_LEN,
-    wire::{ANSWER_LEN, Answer, ControlFragment, ControlType, ExtendValue},
+    wire::{Answer, ControlFragment, ControlType, ExtendValue},
 };
 
 impl NodeCircuits {

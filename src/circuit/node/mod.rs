@@ -11,23 +11,27 @@
 //! ```
 
 mod create;
+mod ephemerals;
 mod extend;
 mod rows;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use rand::Rng;
 
-use self::rows::{Link, NodeCircuit, Rows};
+use self::{
+    ephemerals::{Ephemeral, Ephemerals},
+    rows::{Link, NodeCircuit, Rows},
+};
 use super::{NodeHandshake, source_rate::SourceRate};
 use crate::{
     keys::{CookieJar, PairKeys, RelayKeys},
     model::{BODY_LEN, CELL_LEN, Cid, CircuitKey, DestroyReason, Direction, DropReason, NodeId},
-    wire::{CreatePrefix, PairMessage, Status},
+    wire::{ANSWER_LEN, CreatePrefix, PairMessage, Status},
 };
 
 /// What bounds a node.
@@ -45,7 +49,7 @@ pub struct NodeLimits {
     pub create_burst: u32,
     /// Handshakes that may wait; from a quarter of it on, sources must prove their address.
     pub max_handshakes: usize,
-    /// Ephemeral keys remembered, to refuse their replay.
+    /// Ephemeral keys remembered per onion key, to refuse their replay; the oldest are forgotten.
     pub max_ephemerals: usize,
 }
 
@@ -134,17 +138,34 @@ pub enum NodeEvent {
     },
 }
 
+/// Refusals remembered, to be repeated when one was lost.
+const MOST_REFUSALS: usize = 64;
+
+/// A CREATE whose handshake is being computed.
+struct Computing {
+    /// BLAKE3 of its prefix.
+    create: [u8; 32],
+    ephemeral: Ephemeral,
+}
+
+/// The answer to a CREATE that was refused.
+struct Refusal {
+    cid: Cid,
+    create: [u8; 32],
+    answer: [u8; ANSWER_LEN],
+}
+
 /// All circuits of a node.
 pub struct NodeCircuits {
     id: NodeId,
     limits: NodeLimits,
     rows: Rows,
-    /// CREATEs whose handshake is being computed, with the hash of their prefix.
-    computing: HashMap<Cid, [u8; 32]>,
+    computing: HashMap<Cid, Computing>,
+    refusals: VecDeque<Refusal>,
     /// Ids of links towards the exit that await CREATED.
     awaiting: HashMap<Cid, CircuitKey>,
     /// Ephemerals seen under the current and the previous onion key.
-    ephemerals: [HashSet<[u8; 16]>; 2],
+    ephemerals: [Ephemerals; 2],
     onion_keys: Vec<[u8; 8]>,
     jar: CookieJar,
     rate: SourceRate,
@@ -167,6 +188,7 @@ impl NodeCircuits {
             limits,
             rows: Rows::default(),
             computing: HashMap::new(),
+            refusals: VecDeque::new(),
             awaiting: HashMap::new(),
             ephemerals: Default::default(),
             onion_keys,
@@ -290,7 +312,8 @@ impl NodeCircuits {
         done: Option<NodeHandshake>,
         rng: &mut impl Rng,
     ) -> Result<(), DropReason> {
-        let create = self.computing.remove(&job.cid).ok_or(DropReason::BadCreate)?;
+        let Computing { create, .. } =
+            self.computing.remove(&job.cid).ok_or(DropReason::BadCreate)?;
         let done = done.ok_or(DropReason::BadCreate)?;
         if job.status == Status::Open {
             let row = NodeCircuit::new(now, done.answer);
@@ -300,6 +323,8 @@ impl NodeCircuits {
             self.events.push_back(NodeEvent::Install { key, from, cid, keys });
         } else {
             self.refused += 1;
+            self.refusals.truncate(MOST_REFUSALS - 1);
+            self.refusals.push_front(Refusal { cid: job.cid, create, answer: done.answer });
         }
         self.send(job.from, job.cid, &done.answer, rng);
         Ok(())
@@ -307,7 +332,9 @@ impl NodeCircuits {
 
     /// A handshake could not be computed: its CREATE may come again.
     pub fn forget_handshake(&mut self, cid: Cid) {
-        self.computing.remove(&cid);
+        if let Some(Computing { ephemeral, .. }) = self.computing.remove(&cid) {
+            self.ephemerals.iter_mut().for_each(|seen| seen.forget(&ephemeral));
+        }
     }
 
     /// Sends a message that opens a cell, with random padding behind it.
@@ -328,3 +355,6 @@ impl NodeCircuits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
