@@ -7,7 +7,6 @@ use std::error::Error;
 use crate::{
     capture::CaptureError,
     config::ConfigError,
-    controller::ControllerError,
     dcnet::error::DcnetError,
     directory::ClientError,
     node::NodeError,
@@ -66,12 +65,6 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     }
     if cause.downcast_ref().is_some_and(CaptureError::is_missing_privilege) {
         return Some(ExitCode::MissingPrivilege);
-    }
-    match cause.downcast_ref::<ControllerError>() {
-        Some(ControllerError::Control(error)) => return Some(of_control(error)),
-        Some(ControllerError::Setting { .. }) => return Some(ExitCode::Usage),
-        Some(error) if error.is_missing_privilege() => return Some(ExitCode::MissingPrivilege),
-        _ => {}
     }
     match cause.downcast_ref::<NodeError>() {
         Some(NodeError::Control(error)) => Some(of_control(error)),

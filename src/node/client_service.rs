@@ -18,6 +18,7 @@ use super::{
     data_thread::{DataThread, Handle},
     relay_service::suites,
     routes::Routes,
+    service_manager::{ready, stop_signal},
 };
 use crate::{
     capture::{
@@ -35,7 +36,6 @@ use crate::{
         control::{
             CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
         },
-        service_manager::{ready, stop_signal},
     },
 };
 

@@ -18,6 +18,7 @@ use super::{
     data_thread::{DataThread, Handle},
     exit_setup,
     relay::{Relay, RelayCommand, RelaySettings},
+    service_manager::{ready, stop_signal},
 };
 use crate::{
     capture::{route, udp::UdpSocket},
@@ -32,7 +33,6 @@ use crate::{
     telemetry::{
         NodeState, NodeStatus, Status,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
-        service_manager::{ready, stop_signal},
     },
 };
 

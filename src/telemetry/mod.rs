@@ -5,7 +5,6 @@
 
 pub mod control;
 pub mod logs;
-pub mod service_manager;
 mod snapshot;
 
 pub use snapshot::{

@@ -4,7 +4,6 @@
 
 mod abuse;
 mod admission;
-mod cli;
 mod commands;
 mod directory;
 mod restart;

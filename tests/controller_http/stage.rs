@@ -97,7 +97,9 @@ impl Stage {
     }
 
     pub(crate) fn admin(&self) -> Administration {
-        Administration::open_existing(&self.settings).unwrap()
+        let mut settings = self.settings.clone();
+        settings.listen = self.addr;
+        Administration::open_existing(&settings).unwrap()
     }
 
     pub(crate) fn state(&self, file: &str) -> PathBuf {

@@ -1,8 +1,8 @@
-//! A client and nodes in virtual time, over a network that loses, reorders and duplicates.
+//! Clients and nodes in virtual time, over a network that loses, reorders and duplicates.
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     net::SocketAddr,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -11,20 +11,21 @@ use std::{
 use cepa::{
     circuit::{
         ClientCircuits, ClientEvent, ClientTimers, CloseReason, NodeCircuits, NodeEvent,
-        NodeLimits, respond,
+        NodeLimits, Pool, respond,
     },
     forward::{
         ClientTable, ClientVerdict, Outbox, RelayTable, Verdict,
+        flow::FlowMap,
         stream::{BodySink, Packer, Reassembler},
     },
     keys::{Identity, OnionKey},
     model::{
         BODY_LEN, BodyKind, CELL_LEN, CircuitKey, DestroyReason, DropCounters, DropReason, Hop,
-        PacketBatch, Suite,
+        NodeId, PacketBatch, Suite,
     },
     wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of},
 };
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 pub(crate) type Cell = [u8; CELL_LEN];
 
@@ -36,8 +37,8 @@ pub(crate) struct Weather {
     pub(crate) jitter: Duration,
 }
 
-pub(crate) fn identities() -> &'static [Identity; 4] {
-    static IDENTITIES: OnceLock<[Identity; 4]> = OnceLock::new();
+pub(crate) fn identities() -> &'static [Identity; 8] {
+    static IDENTITIES: OnceLock<[Identity; 8]> = OnceLock::new();
     IDENTITIES.get_or_init(|| {
         std::array::from_fn(|index| {
             let path = format!("{}/tests/keys/test-only-{index}.pk8", env!("CARGO_MANIFEST_DIR"));
@@ -47,16 +48,51 @@ pub(crate) fn identities() -> &'static [Identity; 4] {
 }
 
 pub(crate) struct SimNode {
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     identity: &'static Identity,
     onion: OnionKey,
+    limits: NodeLimits,
     pub(crate) table: RelayTable,
     pub(crate) circuits: NodeCircuits,
     pub(crate) drops: DropCounters,
     pub(crate) alive: bool,
-    exit: Option<(Reassembler, Packer)>,
+    /// Circuits that end here. What leaves is echoed back to the client.
+    exits: HashMap<CircuitKey, (Reassembler, Packer)>,
     /// Inner packets that left here.
     pub(crate) packets: Vec<Vec<u8>>,
+}
+
+/// One client of the simulated network.
+pub(crate) struct SimClient {
+    pub(crate) addr: SocketAddr,
+    pub(crate) circuits: ClientCircuits,
+    pub(crate) table: ClientTable,
+    pub(crate) drops: DropCounters,
+    /// Inner packets that came back, and the circuit that each came on.
+    pub(crate) received: Vec<(CircuitKey, Vec<u8>)>,
+    pub(crate) ready: Vec<CircuitKey>,
+    pub(crate) closed: Vec<(CircuitKey, CloseReason)>,
+    /// With a pool the client builds circuits by itself.
+    pub(crate) pool: Option<Pool>,
+    avoided: Vec<(NodeId, Instant)>,
+    pub(crate) flows: FlowMap<CircuitKey>,
+}
+
+impl SimClient {
+    fn new(index: usize) -> Self {
+        Self {
+            addr: ([10, 77, 0, 200 + index as u8], 40_000).into(),
+            circuits: ClientCircuits::new(ClientTimers::default(), Suite::Aes128Gcm),
+            table: ClientTable::default(),
+            drops: DropCounters::default(),
+            received: Vec::new(),
+            ready: Vec::new(),
+            closed: Vec::new(),
+            pool: None,
+            avoided: Vec::new(),
+            flows: FlowMap::new(1024),
+        }
+    }
 }
 
 struct Flight {
@@ -91,15 +127,7 @@ pub(crate) struct World {
     flights: BinaryHeap<Reverse<Flight>>,
     number: u64,
     pub(crate) nodes: Vec<SimNode>,
-    pub(crate) client: ClientCircuits,
-    pub(crate) table: ClientTable,
-    pub(crate) client_drops: DropCounters,
-    client_addr: SocketAddr,
-    reassembler: Reassembler,
-    /// Inner packets that came back to the client.
-    pub(crate) received: Vec<Vec<u8>>,
-    pub(crate) ready: Vec<CircuitKey>,
-    pub(crate) closed: Vec<(CircuitKey, CloseReason)>,
+    pub(crate) clients: Vec<SimClient>,
     /// Every cell that crossed a link, when kept: from, to, cell.
     pub(crate) tape: Option<Vec<(SocketAddr, SocketAddr, Box<Cell>)>>,
 }
@@ -126,6 +154,7 @@ impl World {
                 SimNode {
                     addr: ([10, 77, 0, 10 + index as u8], 5000).into(),
                     identity,
+                    limits: limits.clone(),
                     circuits: NodeCircuits::new(
                         identity.id(),
                         vec![onion.id()],
@@ -137,7 +166,7 @@ impl World {
                     table: RelayTable::default(),
                     drops: DropCounters::default(),
                     alive: true,
-                    exit: None,
+                    exits: HashMap::new(),
                     packets: Vec::new(),
                 }
             })
@@ -149,16 +178,37 @@ impl World {
             flights: BinaryHeap::new(),
             number: 0,
             nodes,
-            client: ClientCircuits::new(ClientTimers::default(), Suite::Aes128Gcm),
-            table: ClientTable::default(),
-            client_drops: DropCounters::default(),
-            client_addr: ([10, 77, 0, 2], 40_000).into(),
-            reassembler: Reassembler::new(),
-            received: Vec::new(),
-            ready: Vec::new(),
-            closed: Vec::new(),
+            clients: vec![SimClient::new(0)],
             tape: None,
         }
+    }
+
+    /// Adds a client; its index.
+    pub(crate) fn add_client(&mut self) -> usize {
+        self.clients.push(SimClient::new(self.clients.len()));
+        self.clients.len() - 1
+    }
+
+    /// The node loses everything but its keys, as after a restart.
+    pub(crate) fn restart(&mut self, index: usize) {
+        let (now, rng) = (self.now, &mut self.rng);
+        let node = &mut self.nodes[index];
+        let (id, keys) = (node.identity.id(), vec![node.onion.id()]);
+        node.circuits = NodeCircuits::new(id, keys, node.limits.clone(), now, rng);
+        node.table = RelayTable::default();
+        node.exits.clear();
+        node.alive = true;
+    }
+
+    /// Everything that was dropped anywhere, of every reason.
+    pub(crate) fn dropped(&self) -> u64 {
+        let clients = self.clients.iter().map(|client| &client.drops);
+        let counters = self.nodes.iter().map(|node| &node.drops).chain(clients);
+        counters.map(|drops| drops.iter().map(|(_, count)| count).sum::<u64>()).sum()
+    }
+
+    pub(crate) fn node_id(&self, index: usize) -> NodeId {
+        self.nodes[index].identity.id()
     }
 
     pub(crate) fn path(&mut self, nodes: &[usize]) -> Vec<Hop> {
@@ -181,9 +231,14 @@ impl World {
     }
 
     pub(crate) fn build(&mut self, nodes: &[usize]) -> CircuitKey {
+        self.build_for(0, nodes)
+    }
+
+    pub(crate) fn build_for(&mut self, client: usize, nodes: &[usize]) -> CircuitKey {
         let path = self.path(nodes);
-        let key = self.client.build(self.now, path, &mut self.rng).unwrap();
-        self.drain_client();
+        let circuits = &mut self.clients[client].circuits;
+        let key = circuits.build(self.now, path, &mut self.rng).unwrap();
+        self.drain_client(client);
         key
     }
 
@@ -232,9 +287,18 @@ impl World {
     }
 
     fn tick(&mut self) {
-        let Self { client, table, rng, now, .. } = self;
-        client.handle_timeout(*now, |key| table.last_heard(key), rng);
-        self.drain_client();
+        for index in 0..self.clients.len() {
+            let (now, rng) = (self.now, &mut self.rng);
+            let SimClient { circuits, table, pool, flows, .. } = &mut self.clients[index];
+            circuits.handle_timeout(now, |key| table.last_heard(key), rng);
+            if let Some(pool) = pool {
+                for key in pool.handle_timeout(now, |key| flows.flows_of(now, key), rng) {
+                    circuits.close(key);
+                }
+            }
+            self.build_wanted(index);
+            self.drain_client(index);
+        }
         for index in 0..self.nodes.len() {
             let node = &mut self.nodes[index];
             node.circuits.handle_timeout(self.now, |key| node.table.last_active(key));
@@ -243,8 +307,8 @@ impl World {
     }
 
     fn deliver(&mut self, mut flight: Flight) {
-        if flight.to == self.client_addr {
-            return self.client_cell(flight.from, &mut flight.cell);
+        if let Some(index) = self.clients.iter().position(|client| client.addr == flight.to) {
+            return self.client_cell(index, flight.from, &mut flight.cell);
         }
         if let Some(index) = self.nodes.iter().position(|node| node.addr == flight.to)
             && self.nodes[index].alive
@@ -253,47 +317,103 @@ impl World {
         }
     }
 
-    fn client_cell(&mut self, from: SocketAddr, cell: &mut Cell) {
+    /// Builds what the pool of a client wants, around nodes that failed of late.
+    fn build_wanted(&mut self, index: usize) {
+        let now = self.now;
+        while self.clients[index].pool.as_ref().is_some_and(|pool| pool.wants_circuit(now)) {
+            let client = &mut self.clients[index];
+            client.avoided.retain(|(_, until)| *until > now);
+            let avoided: Vec<_> = client.avoided.iter().map(|(id, _)| *id).collect();
+            let mut nodes: Vec<usize> = (0..self.nodes.len())
+                .filter(|node| !avoided.contains(&self.node_id(*node)))
+                .collect();
+            if nodes.len() < 3 {
+                nodes = (0..self.nodes.len()).collect();
+            }
+            nodes.shuffle(&mut self.rng);
+            let path = self.path(&nodes[..3]);
+            let client = &mut self.clients[index];
+            let key = client.circuits.build(now, path, &mut self.rng).unwrap();
+            client.pool.as_mut().unwrap().on_building(now, key);
+        }
+    }
+
+    pub(crate) fn client_cell(&mut self, index: usize, from: SocketAddr, cell: &mut Cell) {
+        let (now, rng) = (self.now, &mut self.rng);
+        let client = &mut self.clients[index];
         let mut body = [0; BODY_LEN];
-        let result = match self.table.handle_cell(self.now, from, cell, &mut body) {
+        let result = match client.table.handle_cell(now, from, cell, &mut body) {
             ClientVerdict::Body { circuit, hop, seq, header } => {
-                let last = self.client.get(circuit).map_or(0, |row| row.path().len() - 1);
-                let mut batch = PacketBatch::default();
+                let path = client.circuits.get(circuit).unwrap().path();
                 let data = header.kind == BodyKind::Data;
-                if hop == last {
+                if hop + 1 == path.len() {
+                    let mut batch = PacketBatch::default();
                     let body = data.then_some(&body);
-                    self.reassembler.push(seq, body, &mut batch, &mut self.client_drops);
+                    client.table.reassemble(circuit, seq, body, &mut batch, &mut client.drops);
+                    client.received.extend(batch.iter().map(|packet| (circuit, packet.to_vec())));
                 }
-                self.received.extend(batch.iter().map(<[u8]>::to_vec));
                 if data {
                     Ok(())
                 } else {
-                    self.client.handle_body(self.now, circuit, hop, header, &body, &mut self.rng)
+                    client.circuits.handle_body(now, circuit, hop, header, &body, rng)
                 }
             }
             ClientVerdict::Neighbour { circuit, message } => {
-                self.client.handle_neighbour(circuit, message);
+                client.circuits.handle_neighbour(circuit, message);
                 Ok(())
             }
-            ClientVerdict::Unknown => self.client.handle_unknown(self.now, cell, &mut self.rng),
+            ClientVerdict::Unknown => client.circuits.handle_unknown(now, cell, rng),
             ClientVerdict::Drop(reason) => Err(reason),
         };
         if let Err(reason) = result {
-            self.client_drops.count(reason);
+            client.drops.count(reason);
         }
-        self.drain_client();
+        self.drain_client(index);
     }
 
     pub(crate) fn send_packet(&mut self, key: CircuitKey, packet: &[u8]) -> Result<(), DropReason> {
-        let mut outbox = Outbox::default();
-        self.table.send_packet(key, packet, &mut outbox)?;
-        self.table.finish(&mut outbox, &mut self.rng);
-        self.flush(&outbox);
-        Ok(())
+        self.send_packets_for(0, key, &[packet])
     }
 
-    fn flush(&mut self, outbox: &Outbox) {
-        let from = self.client_addr;
+    /// Packets of one read, which share cells.
+    pub(crate) fn send_packets_for(
+        &mut self,
+        index: usize,
+        key: CircuitKey,
+        packets: &[&[u8]],
+    ) -> Result<(), DropReason> {
+        let mut outbox = Outbox::default();
+        let table = &mut self.clients[index].table;
+        let sent =
+            packets.iter().try_for_each(|packet| table.send_packet(key, packet, &mut outbox));
+        table.finish(&mut outbox, &mut self.rng);
+        self.flush(index, &outbox);
+        sent
+    }
+
+    /// A packet by the flow that it belongs to, on the circuit that the pool gives to new flows.
+    pub(crate) fn route_packet(
+        &mut self,
+        index: usize,
+        packet: &[u8],
+    ) -> Result<CircuitKey, DropReason> {
+        let client = &mut self.clients[index];
+        let active = client.pool.as_ref().and_then(Pool::active);
+        let key = client.flows.route(self.now, packet, || active)?;
+        self.send_packets_for(index, key, &[packet])?;
+        Ok(key)
+    }
+
+    /// A body of its own to a hop of a circuit.
+    pub(crate) fn send_body(&mut self, key: CircuitKey, hop: usize, body: &[u8; BODY_LEN]) {
+        let mut outbox = Outbox::default();
+        let table = &mut self.clients[0].table;
+        table.send_body(key, hop, |to| *to = *body, &mut outbox, &mut self.rng).unwrap();
+        self.flush(0, &outbox);
+    }
+
+    fn flush(&mut self, index: usize, outbox: &Outbox) {
+        let from = self.clients[index].addr;
         for (to, cells) in outbox.runs() {
             for cell in cells.chunks_exact(CELL_LEN) {
                 self.send(from, to, cell.try_into().unwrap());
@@ -301,33 +421,50 @@ impl World {
         }
     }
 
-    pub(crate) fn drain_client(&mut self) {
-        while let Some(event) = self.client.poll_event() {
+    pub(crate) fn drain_client(&mut self, index: usize) {
+        let addr = self.clients[index].addr;
+        while let Some(event) = self.clients[index].circuits.poll_event() {
+            let (now, rng) = (self.now, &mut self.rng);
+            let client = &mut self.clients[index];
             match event {
-                ClientEvent::Send { to, cell } => self.send(self.client_addr, to, &cell),
+                ClientEvent::Send { to, cell } => self.send(addr, to, &cell),
                 ClientEvent::Open { key, cid, guard, pair } => {
-                    self.table.open(self.now, key, cid, guard, &pair, &mut self.rng);
+                    client.table.open(now, key, cid, guard, &pair, rng);
                 }
-                ClientEvent::AddHop { key, keys } => {
-                    self.table.add_hop(key, &keys, &mut self.rng);
-                }
+                ClientEvent::AddHop { key, keys } => client.table.add_hop(key, &keys, rng),
                 ClientEvent::SendBody { key, hop, body } => {
                     let mut outbox = Outbox::default();
-                    self.table
-                        .send_body(key, hop, |to| *to = *body, &mut outbox, &mut self.rng)
-                        .unwrap();
-                    self.flush(&outbox);
+                    client.table.send_body(key, hop, |to| *to = *body, &mut outbox, rng).unwrap();
+                    self.flush(index, &outbox);
                 }
-                ClientEvent::Ready { key, .. } => self.ready.push(key),
+                ClientEvent::Ready { key, .. } => {
+                    client.ready.push(key);
+                    if let Some(pool) = &mut client.pool {
+                        pool.on_ready(now, key, rng);
+                    }
+                }
                 ClientEvent::Echo { .. } => {}
-                ClientEvent::Closed { key, reason, tell, .. } => {
+                ClientEvent::Closed { key, path, reason, tell } => {
                     let mut cell = [0; CELL_LEN];
                     let message = PairMessage::Destroy(DestroyReason::Finished);
-                    if tell && let Some(to) = self.table.neighbour_cell(key, message, &mut cell) {
-                        self.send(self.client_addr, to, &cell);
+                    let told = client.table.neighbour_cell(key, message, &mut cell);
+                    client.table.remove(key);
+                    client.flows.forget_circuit(key);
+                    client.ready.retain(|ready| *ready != key);
+                    if let Some(pool) = &mut client.pool {
+                        pool.on_closed(now, key, rng);
                     }
-                    self.table.remove(key);
-                    self.closed.push((key, reason));
+                    if let CloseReason::NoAnswer { hop }
+                    | CloseReason::Refused { hop, .. }
+                    | CloseReason::Handshake { hop, .. }
+                    | CloseReason::Silent { hop } = reason
+                    {
+                        client.avoided.push((path[hop].id, now + Duration::from_secs(60)));
+                    }
+                    client.closed.push((key, reason));
+                    if let (true, Some(to)) = (tell, told) {
+                        self.send(addr, to, &cell);
+                    }
                 }
             }
         }
@@ -374,6 +511,11 @@ impl World {
         let members: Vec<_> =
             self.nodes.iter().map(|node| (node.identity.id().to_string(), node.addr)).collect();
         let node = &mut self.nodes[index];
+        if header.kind != BodyKind::Data
+            && let Some((reassembler, _)) = node.exits.get_mut(&circuit)
+        {
+            reassembler.push(seq, None, &mut PacketBatch::default(), &mut node.drops);
+        }
         match header.kind {
             BodyKind::Control => node.circuits.handle_control(
                 self.now,
@@ -384,8 +526,6 @@ impl World {
             ),
             BodyKind::Echo => {
                 BodyHeader::new(BodyKind::EchoReply).emit(body_mut(cell));
-                let (reassembler, _) = node.exit.get_or_insert_default();
-                reassembler.push(seq, None, &mut PacketBatch::default(), &mut node.drops);
                 let to = node.table.originate(circuit, cell, &mut self.rng)?;
                 let addr = node.addr;
                 self.send(addr, to, cell);
@@ -393,7 +533,7 @@ impl World {
             }
             BodyKind::Data => {
                 let mut batch = PacketBatch::default();
-                let (reassembler, packer) = node.exit.get_or_insert_default();
+                let (reassembler, packer) = node.exits.entry(circuit).or_default();
                 reassembler.push(seq, Some(body_ref(cell)), &mut batch, &mut node.drops);
                 let mut cells = Vec::new();
                 for packet in batch.iter() {
@@ -409,7 +549,8 @@ impl World {
                 }
                 Ok(())
             }
-            _ => Err(DropReason::UnknownKind),
+            BodyKind::Cover => Err(DropReason::Cover),
+            BodyKind::EchoReply | BodyKind::Bridge => Err(DropReason::UnknownKind),
         }
     }
 
@@ -449,7 +590,10 @@ impl World {
                         self.send(addr, to, &cell);
                     }
                 }
-                NodeEvent::Remove { key, .. } => node.table.remove(key),
+                NodeEvent::Remove { key, .. } => {
+                    node.exits.remove(&key);
+                    node.table.remove(key);
+                }
             }
         }
     }
