@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dcnet::{error::DcnetError, group::Group, hash, hex};
+use crate::dcnet::{error::DcnetError, group::Group, hash, hex, member::PartyRef};
 
 /// Fresh for each link of a party.
 pub type Nonce = [u8; 16];
@@ -44,7 +44,7 @@ pub struct Interval {
     pub window: u16,
     /// The clients online, by index.
     pub clients: Vec<Member>,
-    /// The trustees, by index: all of the group.
+    /// The trustees, by index: all of the group but convicted ones.
     pub trustees: Vec<Member>,
 }
 
@@ -171,7 +171,7 @@ impl Interval {
     ///
     /// # Errors
     /// Says what was expected.
-    pub fn check(&self, group: &Group) -> Result<(), DcnetError> {
+    pub fn check(&self, group: &Group, convicted: &[PartyRef]) -> Result<(), DcnetError> {
         let wrong = |expected: &str, got: String| DcnetError::malformed("interval", expected, got);
         if self.group != group.group_id || self.session != group.session.session_id.0 {
             return Err(wrong("this group and session", hex::encode(&self.session)));
@@ -187,9 +187,15 @@ impl Interval {
         {
             return Err(wrong("known clients", member.index.to_string()));
         }
-        let all = (0..group.trustees.len()).eq(self.trustees.iter().map(|m| usize::from(m.index)));
-        if !all {
-            return Err(wrong("all trustees", self.trustees.len().to_string()));
+        let free = |at: &u16| !convicted.contains(&PartyRef::Trustee(*at));
+        let count = u16::try_from(group.trustees.len()).unwrap_or(u16::MAX);
+        if !(0..count).filter(free).eq(self.trustees.iter().map(|m| m.index)) {
+            return Err(wrong("all trustees but convicted ones", self.trustees.len().to_string()));
+        }
+        if let Some(member) =
+            self.clients.iter().find(|m| convicted.contains(&PartyRef::Client(m.index)))
+        {
+            return Err(wrong("nobody convicted", format!("client {}", member.index)));
         }
         let min = group.system.settings.min_anonymity_set;
         if self.clients.len() < min {
@@ -237,10 +243,11 @@ impl SignedInterval {
     ///
     /// # Errors
     /// Names the trustee whose signature is wrong.
-    pub fn check(&self, group: &Group) -> Result<(), DcnetError> {
-        self.interval.check(group)?;
+    pub fn check(&self, group: &Group, convicted: &[PartyRef]) -> Result<(), DcnetError> {
+        self.interval.check(group, convicted)?;
         let bytes = self.interval.to_bytes();
-        for (trustee, signature) in group.trustees.iter().zip(&self.signatures) {
+        for (member, signature) in self.interval.trustees.iter().zip(&self.signatures) {
+            let trustee = group.trustees[usize::from(member.index)];
             if !trustee.verify("interval", &bytes, signature) {
                 return Err(DcnetError::BadProof {
                     what: "the signature of the interval",
@@ -256,7 +263,7 @@ impl SignedInterval {
     /// # Errors
     /// Names `interval.json`.
     pub fn check_seed(&self, group: &Group) -> Result<(), DcnetError> {
-        self.check(group)
+        self.check(group, &[])
             .map_err(|error| DcnetError::config("interval.json", "signed", error.to_string()))
     }
 

@@ -1,0 +1,295 @@
+//! The heart: opens rounds, takes complete ones apart, gives slots their turns.
+//!
+//! In: shares, exit bytes, time. Out: DOWN and CREDIT messages, exit events.
+//! Called by: the relay core.
+
+use std::{sync::Arc, time::Instant};
+
+use curve25519_dalek::Scalar;
+use rand::Rng;
+
+use crate::dcnet::{
+    client::SIGN_EVERY,
+    error::DcnetError,
+    member::PartyRef,
+    message::{self, Down, NO_SLOT, Outcome, Reader, RoundResult, kind},
+    mux::MuxEvent,
+    sealing,
+};
+
+use super::{
+    Relay, RelayEvent, Transmit,
+    rounds::{Decoded, Issued, Shared},
+};
+
+/// Downstream bytes of one round.
+const DOWN_MAX: usize = 8 * 1024;
+/// Of these, bytes of one slot.
+const DOWN_SLOT_MAX: usize = 4 * 1024;
+/// Every so many rounds an idle slot has its turn unasked, lest jammed requests starve it.
+const UNASKED: u64 = 32;
+
+impl Relay {
+    pub(super) fn handle_share(
+        &mut self,
+        now: Instant,
+        party: PartyRef,
+        body: &[u8],
+        rng: &mut impl Rng,
+    ) -> Result<(), DcnetError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.add(party, body)?;
+        let mut any = false;
+        while let Some(decoded) = self.running.as_mut().and_then(|r| r.take_complete(now)) {
+            any = true;
+            self.handle_decoded(now, decoded, rng);
+        }
+        if any {
+            self.try_switch();
+            self.pump(now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_check(
+        &mut self,
+        now: Instant,
+        party: PartyRef,
+        body: &[u8],
+        rng: &mut impl Rng,
+    ) -> Result<(), DcnetError> {
+        let _ = rng;
+        let keep = self.trial.as_ref().map_or(u64::MAX, |trial| trial.keep_from());
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let mut reader = Reader::new("CHECK", body);
+        if reader.u32()? != running.signed.interval.number {
+            return Ok(());
+        }
+        let hash = running.hash;
+        if let Some(place) = running.place(party) {
+            running.records[place].check(&self.group, &hash, &mut reader, keep)?;
+            reader.end()?;
+        }
+        self.trial_progress(now);
+        Ok(())
+    }
+
+    fn handle_decoded(&mut self, now: Instant, decoded: Decoded, rng: &mut impl Rng) {
+        self.counters.rounds += 1;
+        self.read_requests(&decoded.requests);
+        let slot = decoded.issued.slot;
+        if slot == NO_SLOT {
+            return;
+        }
+        let at = usize::from(slot);
+        let silent = decoded.key == Scalar::ZERO && decoded.cell.iter().all(|byte| *byte == 0);
+        let outcome = if decoded.issued.accusation {
+            self.trial_key(now, &decoded, rng);
+            Outcome::Idle
+        } else if silent {
+            self.slots[at].active = self.slots[at].wanted;
+            Outcome::Idle
+        } else if let Some(plain) = sealing::open_slot(&decoded.key, &decoded.cell) {
+            self.take_cell(now, slot, &plain)
+        } else {
+            self.counters.jammed += 1;
+            self.trial_jammed(now, &decoded);
+            Outcome::Jammed(decoded.key, decoded.cell)
+        };
+        let next_seq = self.slots[at].next_seq;
+        if let Some(running) = &mut self.running {
+            running.results.push(RoundResult { round: decoded.round, outcome, next_seq });
+        }
+    }
+
+    fn take_cell(&mut self, now: Instant, slot: u16, plain: &[u8]) -> Outcome {
+        let mut events = Vec::new();
+        let at = usize::from(slot);
+        let outcome = self.slots[at].handle(plain, &mut events);
+        self.slots.iter_mut().for_each(|slot| slot.held = false);
+        self.slots[at].held = true;
+        self.last_data = Some(now);
+        if outcome == Outcome::Taken {
+            self.counters.cells += 1;
+        }
+        for event in events {
+            if let MuxEvent::Data(_, bytes) = &event {
+                self.counters.bytes[0] += bytes.len() as u64;
+            }
+            self.events.push_back(RelayEvent::Exit(slot, event));
+        }
+        outcome
+    }
+
+    fn read_requests(&mut self, requests: &Scalar) {
+        if *requests == Scalar::ZERO {
+            return;
+        }
+        let bits = requests.as_bytes();
+        let known = self.slots.len();
+        let set = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
+        if (known..256).any(set) {
+            self.counters.requests_jammed += 1;
+            return;
+        }
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if set(at) && !slot.muted {
+                slot.wanted = true;
+                slot.active = true;
+            }
+        }
+    }
+
+    /// Bytes of an exit connection for its pseudonym; the caller keeps to [`Relay::exit_room`].
+    pub fn handle_exit_data(&mut self, now: Instant, slot: u16, conn: u32, bytes: &[u8]) {
+        self.slots[usize::from(slot)].mux.write(conn, bytes);
+        self.counters.bytes[1] += bytes.len() as u64;
+        self.last_data = Some(now);
+        self.pump(now);
+    }
+
+    /// The exit closed a connection.
+    pub fn handle_exit_close(&mut self, now: Instant, slot: u16, conn: u32) {
+        self.slots[usize::from(slot)].mux.close(conn);
+        self.pump(now);
+    }
+
+    /// The exit took bytes of a connection.
+    pub fn handle_exit_consumed(&mut self, slot: u16, conn: u32, bytes: usize) {
+        self.slots[usize::from(slot)].mux.consumed(conn, bytes);
+    }
+
+    /// Bytes that may be handed over for a connection.
+    pub fn exit_room(&self, slot: u16, conn: u32) -> usize {
+        self.slots[usize::from(slot)].mux.room(conn)
+    }
+
+    fn is_hot(&self) -> bool {
+        self.slots.iter().any(|slot| (slot.active && !slot.muted) || slot.mux.has_data())
+            || self.trial.is_some()
+            || self.pace.round_robin
+    }
+
+    /// When the next idle round is due.
+    pub(super) fn pump_deadline(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        if running.in_flight() > 0 {
+            return running.oldest().map(|at| at + self.pace.patience);
+        }
+        let last = running.last_issue?;
+        let awake = self.last_data.is_some_and(|at| {
+            last.saturating_duration_since(at) < std::time::Duration::from_secs(1)
+        });
+        Some(last + if awake { self.pace.idle } else { self.pace.asleep })
+    }
+
+    /// Parties that keep the oldest round open for too long are left out.
+    pub(super) fn stalled(&mut self, now: Instant) {
+        let Some(running) = &self.running else { return };
+        if running.oldest().is_some_and(|at| now >= at + self.pace.patience) {
+            for party in running.missing() {
+                self.disconnect(party, "it does not answer a round");
+            }
+        }
+    }
+
+    /// Opens as many rounds as there is use and room for.
+    pub(super) fn pump(&mut self, now: Instant) {
+        loop {
+            let hot = self.is_hot();
+            let due = self.pump_deadline().is_none_or(|at| now >= at);
+            let Some(running) = &self.running else { return };
+            let window = running.window.rounds();
+            let idle_turn = due && running.in_flight() == 0;
+            if running.draining || running.in_flight() >= window || !(hot || idle_turn) {
+                return;
+            }
+            self.issue(now);
+        }
+    }
+
+    fn issue(&mut self, now: Instant) {
+        let (slot, accusation) = self.next_turn();
+        let frames = self.fill_frames();
+        let Some(running) = &mut self.running else { return };
+        let number = running.signed.interval.number;
+        let ahead = self.group.system.settings.trustee_window as u64;
+        let round = running.issued;
+        if running.credit < round + 1 + ahead / 2 {
+            running.credit = round + 1 + ahead;
+            let mut credit = Vec::new();
+            message::frame(
+                &mut credit,
+                kind::CREDIT,
+                &[&number.to_be_bytes(), &running.credit.to_be_bytes()],
+            );
+            for member in &running.signed.interval.trustees {
+                self.out.push_back(Transmit::To(PartyRef::Trustee(member.index), credit.clone()));
+            }
+        }
+        let signature = (round > 0 && round % SIGN_EVERY == 0).then(|| {
+            self.identity.sign("history", &running.history.signed(&running.hash, round)).0
+        });
+        let count = running.results.len().min(16);
+        let down = Down {
+            number,
+            round,
+            next_slot: slot,
+            accusation,
+            results: running.results.drain(..count).collect(),
+            signature,
+            frames: frames.iter().map(|(slot, sealed)| (*slot, sealed.as_slice())).collect(),
+        };
+        let body = down.to_bytes();
+        running.history.push(&body);
+        running.open(Issued { slot, accusation, h: running.history.scalar(), at: now });
+        let mut framed = Vec::with_capacity(body.len() + 5);
+        message::frame(&mut framed, kind::DOWN, &[&body]);
+        let shared: Shared = Arc::from(framed);
+        self.out.push_back(Transmit::Clients(shared));
+    }
+
+    fn next_turn(&mut self) -> (u16, bool) {
+        if let Some(slot) = self.trial_turn() {
+            return (slot, true);
+        }
+        let count = self.slots.len();
+        let round = self.running.as_ref().map_or(0, |running| running.issued);
+        let unasked = self.pace.round_robin || round % UNASKED == UNASKED - 1;
+        for step in 1..=count {
+            let at = (self.turn + step) % count;
+            let slot = &mut self.slots[at];
+            if !slot.muted && (slot.active || unasked) {
+                slot.wanted = false;
+                self.turn = at;
+                return (u16::try_from(at).unwrap_or(NO_SLOT), false);
+            }
+        }
+        // Nobody asked: who spoke last may answer without asking.
+        let held = self.slots.iter().position(|slot| slot.held && !slot.muted);
+        (held.and_then(|at| u16::try_from(at).ok()).unwrap_or(NO_SLOT), false)
+    }
+
+    /// Sealed frames of the slots that have something, in turns.
+    fn fill_frames(&mut self) -> Vec<(u16, Vec<u8>)> {
+        let mut frames = Vec::new();
+        let mut total = 0;
+        let count = self.slots.len();
+        let start = self.turn;
+        for step in 0..count {
+            let at = (start + step) % count;
+            let slot = &mut self.slots[at];
+            while total < DOWN_MAX && slot.mux.has_data() {
+                let (mut plain, mut freed) = (Vec::new(), Vec::new());
+                slot.mux.fill(&mut plain, DOWN_SLOT_MAX, &mut freed);
+                let Some(seal) = slot.seal.as_mut().filter(|_| !plain.is_empty()) else { break };
+                seal.seal(&mut plain);
+                total += plain.len();
+                let number = u16::try_from(at).unwrap_or(NO_SLOT);
+                frames.push((number, plain));
+                self.events.extend(freed.into_iter().map(|event| RelayEvent::Exit(number, event)));
+            }
+        }
+        frames
+    }
+}

@@ -1,0 +1,266 @@
+//! The rounds of one interval: sums that decode once everybody's share is in.
+//!
+//! In: shares in each party's order. Out: complete rounds. Called by: the relay core.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use curve25519_dalek::Scalar;
+
+use crate::dcnet::{
+    error::DcnetError,
+    history::History,
+    interval::SignedInterval,
+    member::PartyRef,
+    message::{NO_SLOT, RoundResult, Share},
+};
+
+use super::records::Record;
+
+/// Sums of a round, clients and trustees apart: trustees run ahead of the history.
+pub(super) struct Round {
+    cell: Vec<u8>,
+    client_key: Scalar,
+    trustee_key: Scalar,
+    client_requests: Scalar,
+    trustee_requests: Scalar,
+    waiting: usize,
+    pub(super) issued: Option<Issued>,
+}
+
+/// What the relay said when it opened a round.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Issued {
+    pub(super) slot: u16,
+    pub(super) accusation: bool,
+    pub(super) h: Scalar,
+    pub(super) at: Instant,
+}
+
+/// A decoded round.
+pub(super) struct Decoded {
+    pub(super) round: u64,
+    pub(super) issued: Issued,
+    pub(super) key: Scalar,
+    pub(super) cell: Vec<u8>,
+    pub(super) requests: Scalar,
+}
+
+/// How many rounds are kept in flight: as many as the path takes without queueing (after Vegas).
+#[derive(Debug)]
+pub(super) struct Window {
+    rounds: f64,
+    most: f64,
+    best: Duration,
+    best_since: Option<Instant>,
+}
+
+impl Window {
+    fn new(most: usize) -> Self {
+        let most = f64::from(u32::try_from(most).unwrap_or(64));
+        Self { rounds: 2.0_f64.min(most), most, best: Duration::MAX, best_since: None }
+    }
+
+    /// Whole rounds.
+    pub(super) fn rounds(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 64")]
+        let rounds = self.rounds as usize;
+        rounds.max(1)
+    }
+
+    fn measured(&mut self, now: Instant, took: Duration) {
+        let stale =
+            self.best_since.is_none_or(|at| now.duration_since(at) > Duration::from_secs(5));
+        if stale || took < self.best {
+            (self.best, self.best_since) = (took, Some(now));
+        }
+        let queued = self.rounds * (1.0 - self.best.as_secs_f64() / took.as_secs_f64().max(1e-9));
+        if queued < 1.0 {
+            self.rounds = (self.rounds + 1.0 / self.rounds).min(self.most);
+        } else if queued > 2.0 {
+            self.rounds = (self.rounds - 1.0 / self.rounds).max(2.0_f64.min(self.most));
+        }
+    }
+}
+
+/// One interval.
+pub(super) struct Running {
+    pub(super) signed: SignedInterval,
+    pub(super) hash: [u8; 32],
+    pub(super) history: History,
+    pub(super) records: Vec<Record>,
+    /// The next round each party answers, beside its record.
+    next: Vec<u64>,
+    rounds: VecDeque<Round>,
+    /// The number of `rounds[0]`.
+    pub(super) base: u64,
+    pub(super) issued: u64,
+    pub(super) credit: u64,
+    pub(super) window: Window,
+    pub(super) results: Vec<RoundResult>,
+    pub(super) last_issue: Option<Instant>,
+    cell: usize,
+    /// Finishes what is in flight and opens no more rounds.
+    pub(super) draining: bool,
+}
+
+impl Running {
+    pub(super) fn new(signed: SignedInterval, relay_key: &[u8; 32]) -> Self {
+        let hash = signed.interval.hash();
+        let interval = &signed.interval;
+        let records: Vec<Record> = interval
+            .clients
+            .iter()
+            .map(|member| PartyRef::Client(member.index))
+            .chain(interval.trustees.iter().map(|member| PartyRef::Trustee(member.index)))
+            .map(|party| Record::new(party, &hash))
+            .collect();
+        Self {
+            history: History::new(&hash, relay_key),
+            next: vec![0; records.len()],
+            records,
+            rounds: VecDeque::new(),
+            base: 0,
+            issued: 0,
+            credit: 0,
+            window: Window::new(usize::from(interval.window)),
+            results: Vec::new(),
+            last_issue: None,
+            cell: usize::from(interval.cell_size),
+            draining: false,
+            hash,
+            signed,
+        }
+    }
+
+    pub(super) fn parties(&self) -> Vec<PartyRef> {
+        self.records.iter().map(|record| record.party).collect()
+    }
+
+    pub(super) fn place(&self, party: PartyRef) -> Option<usize> {
+        let interval = &self.signed.interval;
+        match party {
+            PartyRef::Client(at) => interval.clients.binary_search_by_key(&at, |m| m.index).ok(),
+            PartyRef::Trustee(at) => {
+                let place = interval.trustees.binary_search_by_key(&at, |m| m.index).ok()?;
+                Some(interval.clients.len() + place)
+            }
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        usize::try_from(self.issued - self.base).unwrap_or(usize::MAX)
+    }
+
+    /// The oldest open round.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.rounds.front().and_then(|round| round.issued).map(|issued| issued.at)
+    }
+
+    /// Parties whose share of the oldest open round is missing.
+    pub(super) fn missing(&self) -> Vec<PartyRef> {
+        let late = self.next.iter().zip(&self.records).filter(|(next, _)| **next <= self.base);
+        late.map(|(_, record)| record.party).collect()
+    }
+
+    fn round_mut(&mut self, round: u64) -> &mut Round {
+        let at = usize::try_from(round - self.base).unwrap_or(usize::MAX);
+        while self.rounds.len() <= at {
+            self.rounds.push_back(Round {
+                cell: vec![0; self.cell],
+                client_key: Scalar::ZERO,
+                trustee_key: Scalar::ZERO,
+                client_requests: Scalar::ZERO,
+                trustee_requests: Scalar::ZERO,
+                waiting: self.records.len(),
+                issued: None,
+            });
+        }
+        &mut self.rounds[at]
+    }
+
+    /// The relay opened the next round.
+    pub(super) fn open(&mut self, issued: Issued) {
+        let round = self.issued;
+        self.round_mut(round).issued = Some(issued);
+        self.issued += 1;
+        self.last_issue = Some(issued.at);
+    }
+
+    /// Adds a party's share to its round.
+    ///
+    /// # Errors
+    /// When it is malformed, or not the round whose turn it is.
+    pub(super) fn add(&mut self, party: PartyRef, body: &[u8]) -> Result<(), DcnetError> {
+        let share = Share::parse(body, self.cell)?;
+        if share.number != self.signed.interval.number {
+            // Of the interval before, overtaken by the change.
+            return Ok(());
+        }
+        let Some(place) = self.place(party) else {
+            return Err(DcnetError::OutOfPlace {
+                what: format!("a share by {party}"),
+                state: "the interval runs without it".into(),
+            });
+        };
+        let trustee = matches!(party, PartyRef::Trustee(_));
+        let limit = if trustee { self.credit } else { self.issued };
+        if share.round != self.next[place] || share.round >= limit {
+            return Err(DcnetError::malformed(
+                "share",
+                format!("round {} before {limit}", self.next[place]),
+                share.round.to_string(),
+            ));
+        }
+        let round = self.round_mut(share.round);
+        let spoken_for = round.issued.is_none_or(|issued| issued.slot != NO_SLOT);
+        if share.slot.is_some() != (trustee || spoken_for) {
+            return Err(DcnetError::malformed(
+                "share",
+                "a cell exactly when a slot has its turn",
+                "otherwise",
+            ));
+        }
+        let (key, requests) = if trustee {
+            (&mut round.trustee_key, &mut round.trustee_requests)
+        } else {
+            (&mut round.client_key, &mut round.client_requests)
+        };
+        *requests += share.requests;
+        if let Some((share_key, cell)) = share.slot {
+            *key += share_key;
+            for (sum, byte) in round.cell.iter_mut().zip(cell) {
+                *sum ^= byte;
+            }
+        }
+        round.waiting -= 1;
+        self.next[place] += 1;
+        self.records[place].push(body)
+    }
+
+    /// The oldest round, when everybody's share is in.
+    pub(super) fn take_complete(&mut self, now: Instant) -> Option<Decoded> {
+        let first = self.rounds.front()?;
+        let issued = first.issued?;
+        if first.waiting > 0 {
+            return None;
+        }
+        let round = self.rounds.pop_front()?;
+        let number = self.base;
+        self.base += 1;
+        self.window.measured(now, now.duration_since(issued.at));
+        Some(Decoded {
+            round: number,
+            key: round.client_key - issued.h * round.trustee_key,
+            requests: round.client_requests - issued.h * round.trustee_requests,
+            cell: round.cell,
+            issued,
+        })
+    }
+}
+
+/// A downstream message, shared by all clients.
+pub(super) type Shared = Arc<[u8]>;

@@ -1,0 +1,239 @@
+//! The trustee: signs intervals, sends pads ahead of the rounds, carries nobody's traffic.
+//!
+//! In: messages of the relay, time. Out: signatures, pads up to the relay's credit.
+//! Called by: the trustee program and the tests.
+//!
+//! | message | answered with |
+//! |---|---|
+//! | PROPOSE | SIGN, when the set is large enough, holds this link's nonce and removes few |
+//! | INTERVAL | READY |
+//! | CREDIT | PAD for every round up to it; once per round |
+//! | ASK, VERDICT | as a client |
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use curve25519_dalek::Scalar;
+use rand::Rng;
+
+use crate::dcnet::{
+    blame::{self, Blamed},
+    error::DcnetError,
+    interval::{Interval, SignedInterval},
+    member::{self, Chain, Member},
+    message::{self, Reader, Share, kind},
+    pads::Pads,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Rounds a relay may ask for at once, whatever it says.
+const AHEAD_MAX: u64 = 8192;
+
+struct Running {
+    signed: SignedInterval,
+    hash: [u8; 32],
+    pads: Pads,
+    chain: Chain,
+    round: u64,
+}
+
+/// A trustee's state.
+pub struct Trustee {
+    /// Identity and keys.
+    pub member: Member,
+    running: Option<Running>,
+    next: Option<Running>,
+    last_signed: u32,
+    last_number: u32,
+    last_clients: BTreeSet<u16>,
+    removals: VecDeque<Instant>,
+    answers: blame::Answerer,
+    out: Vec<u8>,
+    verdicts: VecDeque<Blamed>,
+}
+
+impl Trustee {
+    /// A trustee that has not joined an interval yet.
+    pub fn new(member: Member) -> Self {
+        Self {
+            member,
+            running: None,
+            next: None,
+            last_signed: 0,
+            last_number: 0,
+            last_clients: BTreeSet::new(),
+            removals: VecDeque::new(),
+            answers: blame::Answerer::default(),
+            out: Vec::new(),
+            verdicts: VecDeque::new(),
+        }
+    }
+
+    /// Bytes for the relay.
+    pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.out);
+    }
+
+    /// A verdict this trustee has checked.
+    pub fn poll_verdict(&mut self) -> Option<Blamed> {
+        self.verdicts.pop_front()
+    }
+
+    /// One message of the relay.
+    ///
+    /// # Errors
+    /// On anything an honest relay does not send; the link has to be closed.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        kind: u8,
+        body: &[u8],
+        rng: &mut impl Rng,
+    ) -> Result<(), DcnetError> {
+        match kind {
+            kind::PROPOSE => self.handle_propose(now, body),
+            kind::INTERVAL => self.handle_interval(body),
+            kind::CREDIT => self.handle_credit(body),
+            kind::ASK => self.handle_ask(body, rng),
+            kind::VERDICT => self.handle_verdict(body),
+            other => Err(DcnetError::OutOfPlace {
+                what: format!("message {other}"),
+                state: "a trustee awaits PROPOSE, INTERVAL, CREDIT, ASK or VERDICT".into(),
+            }),
+        }
+    }
+
+    fn handle_propose(&mut self, now: Instant, body: &[u8]) -> Result<(), DcnetError> {
+        let interval = Interval::parse(body)?;
+        if interval.number <= self.last_signed {
+            return Err(DcnetError::malformed(
+                "PROPOSE",
+                format!("a number above {}", self.last_signed),
+                interval.number.to_string(),
+            ));
+        }
+        interval.check(&self.member.group, &self.member.convicted)?;
+        self.member.check_own(&interval)?;
+        let clients: BTreeSet<u16> = interval.clients.iter().map(|member| member.index).collect();
+        while self.removals.front().is_some_and(|at| now.duration_since(*at) > HOUR) {
+            self.removals.pop_front();
+        }
+        let cap = self.member.group.system.settings.removals_per_hour;
+        for gone in self.last_clients.difference(&clients) {
+            log::info!("interval {} goes on without client {gone}", interval.number);
+            self.removals.push_back(now);
+        }
+        if self.removals.len() > cap {
+            return Err(DcnetError::malformed(
+                "PROPOSE",
+                format!("at most {cap} members left out per hour"),
+                self.removals.len().to_string(),
+            ));
+        }
+        self.last_clients = clients;
+        self.last_signed = interval.number;
+        let signature = self.member.identity.sign("interval", &interval.to_bytes());
+        message::frame(&mut self.out, kind::SIGN, &[&interval.number.to_be_bytes(), &signature.0]);
+        Ok(())
+    }
+
+    fn handle_interval(&mut self, body: &[u8]) -> Result<(), DcnetError> {
+        let (_, signed) = member::parse_interval(body)?;
+        let number = signed.interval.number;
+        if number <= self.last_number {
+            return Err(DcnetError::malformed(
+                "INTERVAL",
+                format!("a number above {}", self.last_number),
+                number.to_string(),
+            ));
+        }
+        self.member.check_interval(&signed)?;
+        let hash = signed.interval.hash();
+        let pads = self.member.pads(&signed.interval);
+        self.next = Some(Running { pads, chain: Chain::new(&hash), hash, signed, round: 0 });
+        self.last_number = number;
+        message::frame(&mut self.out, kind::READY, &[&number.to_be_bytes()]);
+        Ok(())
+    }
+
+    fn handle_credit(&mut self, body: &[u8]) -> Result<(), DcnetError> {
+        let mut reader = Reader::new("CREDIT", body);
+        let (number, until) = (reader.u32()?, reader.u64()?);
+        reader.end()?;
+        if let Some(next) = self.next.take_if(|next| next.signed.interval.number == number) {
+            self.running = Some(next);
+        }
+        let Some(running) = &mut self.running else {
+            return Err(DcnetError::OutOfPlace {
+                what: "CREDIT".into(),
+                state: "no interval runs".into(),
+            });
+        };
+        if running.signed.interval.number != number {
+            return Ok(());
+        }
+        if until.saturating_sub(running.round) > AHEAD_MAX {
+            return Err(DcnetError::malformed(
+                "CREDIT",
+                format!("at most {AHEAD_MAX} rounds ahead"),
+                (until - running.round).to_string(),
+            ));
+        }
+        while running.round < until {
+            let round = running.round;
+            let mut pad = vec![0; usize::from(running.signed.interval.cell_size)];
+            let sums = running.pads.apply(round, &mut pad);
+            let share =
+                Share { number, round, requests: sums.request, slot: Some((sums.slot, &pad)) };
+            running.chain.send(
+                kind::PAD,
+                number,
+                round,
+                &share.to_bytes(),
+                &running.hash,
+                &self.member.identity,
+                &mut self.out,
+            );
+            running.round += 1;
+        }
+        Ok(())
+    }
+
+    fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
+        let ask = blame::Ask::parse(body)?;
+        let Some(running) = &self.running else {
+            return Err(DcnetError::OutOfPlace {
+                what: "ASK".into(),
+                state: "no interval runs".into(),
+            });
+        };
+        let view =
+            blame::View::of_trustee(&self.member.group, &running.signed.interval, &running.hash);
+        let mut secrets = blame::Secrets {
+            me: self.member.me,
+            identity: &self.member.identity,
+            secret: &self.member.secret,
+            pads: &running.pads,
+            owner: None,
+            own_key: Scalar::ZERO,
+        };
+        if let Some(answer) = self.answers.answer(&ask, &view, &mut secrets, rng)? {
+            message::frame(&mut self.out, kind::ANSWER, &[&answer]);
+        }
+        Ok(())
+    }
+
+    fn handle_verdict(&mut self, body: &[u8]) -> Result<(), DcnetError> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let view =
+            blame::View::of_trustee(&self.member.group, &running.signed.interval, &running.hash);
+        let blamed = blame::Case::parse(body)?.judge(&view)?;
+        if let Blamed::Party(party) = blamed {
+            self.member.convicted.push(party);
+        }
+        self.verdicts.push_back(blamed);
+        Ok(())
+    }
+}
