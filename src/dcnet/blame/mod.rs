@@ -117,11 +117,13 @@ pub enum Accusation {
     Bit(u64, u32, [u8; 64]),
     /// The key was changed, and no bit of the cell was set.
     Key(u64, [u8; 64]),
+    /// Bits were cleared and none was set: nothing can be opened this time.
+    Cleared(u64, [u8; 64]),
 }
 
-fn statement(interval: &[u8; 32], round: u64, bit: Option<u32>) -> Vec<u8> {
+fn statement(interval: &[u8; 32], kind: u8, round: u64, bit: Option<u32>) -> Vec<u8> {
     let bit = bit.map_or(u64::MAX, u64::from);
-    [b"accusation".as_slice(), interval, &round.to_be_bytes(), &bit.to_be_bytes()].concat()
+    [b"accusation".as_slice(), &[kind], interval, &round.to_be_bytes(), &bit.to_be_bytes()].concat()
 }
 
 impl Accusation {
@@ -139,8 +141,8 @@ impl Accusation {
         });
         match witness {
             Some(bit) => Some(Self::Bit(round, u32::try_from(bit).unwrap_or(0), [0; 64])),
-            None if key != decoded_key || sent != decoded => Some(Self::Key(round, [0; 64])),
-            None => None,
+            None if key != decoded_key => Some(Self::Key(round, [0; 64])),
+            None => (sent != decoded).then_some(Self::Cleared(round, [0; 64])),
         }
     }
 
@@ -148,6 +150,7 @@ impl Accusation {
         match self {
             Self::Bit(round, bit, signature) => (1, *round, Some(*bit), signature),
             Self::Key(round, signature) => (2, *round, None, signature),
+            Self::Cleared(round, signature) => (3, *round, None, signature),
         }
     }
 
@@ -160,7 +163,7 @@ impl Accusation {
         rng: &mut impl Rng,
     ) -> Vec<Scalar> {
         let (kind, round, bit, _) = self.parts();
-        let signature = Schnorr::sign(pseudonym, base, &statement(interval, round, bit), rng);
+        let signature = Schnorr::sign(pseudonym, base, &statement(interval, kind, round, bit), rng);
         let mut bytes = vec![kind];
         bytes.extend_from_slice(&round.to_be_bytes());
         bytes.extend_from_slice(&bit.unwrap_or(0).to_be_bytes());
@@ -196,6 +199,7 @@ impl Accusation {
         match bytes[0] {
             1 => Some(Self::Bit(round, bit, signature)),
             2 => Some(Self::Key(round, signature)),
+            3 => Some(Self::Cleared(round, signature)),
             _ => None,
         }
     }
@@ -207,10 +211,10 @@ impl Accusation {
 
     /// Whether the owner of `slot` signed it.
     pub fn verify(&self, view: &View<'_>, slot: u16) -> bool {
-        let (_, round, bit, signature) = self.parts();
+        let (kind, round, bit, signature) = self.parts();
         let Some(key) = view.slot_key(slot) else { return false };
         Schnorr::from_bytes(signature).is_some_and(|signature| {
-            signature.verify(&key, &view.group.slots.base, &statement(view.hash, round, bit))
+            signature.verify(&key, &view.group.slots.base, &statement(view.hash, kind, round, bit))
         })
     }
 }
@@ -227,7 +231,10 @@ mod tests {
         let (sent, decoded) = ([0b1010_0000, 0], [0b0010_0000, 0b0000_0100]);
         let found = Accusation::find(9, &k, &sent, &k, &decoded).unwrap();
         assert_eq!(found, Accusation::Bit(9, 13, [0; 64]));
-        assert_eq!(Accusation::find(9, &k, &sent, &k, &[0; 2]), Some(Accusation::Key(9, [0; 64])));
+        assert_eq!(
+            Accusation::find(9, &k, &sent, &k, &[0; 2]),
+            Some(Accusation::Cleared(9, [0; 64]))
+        );
         assert_eq!(Accusation::find(9, &k, &sent, &k, &sent), None);
         let mut rng = StdRng::seed_from_u64(1);
         let base = RistrettoPoint::mul_base(&Scalar::from(9_u8));

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use curve25519_dalek::{RistrettoPoint, Scalar};
+use curve25519_dalek::Scalar;
 use rand::Rng;
 
 use crate::dcnet::{
@@ -218,7 +218,7 @@ impl Relay {
 
     fn announce(&mut self, now: Instant, signed: SignedInterval, rng: &mut impl Rng) {
         let secret = hash::random_scalar(rng);
-        let relay_key = proof::bytes(&RistrettoPoint::mul_base(&secret));
+        let relay_key = proof::bytes(&(secret * self.group.slots.base));
         let mut framed = Vec::new();
         message::frame(&mut framed, kind::INTERVAL, &[&relay_key, &signed.to_bytes()]);
         let interval = &signed.interval;

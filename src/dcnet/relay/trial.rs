@@ -118,6 +118,8 @@ impl Relay {
                 trial.suspects = [first].into();
                 self.ask(now, first, Question::Bit(accusation, Vec::new()));
             }
+            // A cleared bit proves nothing; the next jam sets one with a chance of a half.
+            Some(Accusation::Cleared(..)) => self.trial = None,
             // Without form and not silent: the accusation itself was jammed.
             None if !silent => {
                 trial.suspects = keys.into_iter().chain([first]).collect();
