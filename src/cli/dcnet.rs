@@ -20,8 +20,10 @@ pub(super) struct Args {
 /// Which messages the parties exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Wire {
-    /// The source's, byte for byte: no authentication, no protection
+    /// Authenticated links, slots on request, protection against jamming and equivocation
     #[default]
+    Modern,
+    /// The source's, byte for byte: no authentication, no protection
     Seed,
 }
 
@@ -62,11 +64,11 @@ pub(super) struct ConfigArgs {
     /// Bytes of a cell
     #[arg(long, default_value_t = 256)]
     pub(super) cell_size: usize,
-    /// Rounds the relay keeps in flight
-    #[arg(long, default_value_t = 2)]
+    /// Rounds the relay keeps in flight at most (the seed wire keeps 2)
+    #[arg(long, default_value_t = 32)]
     pub(super) client_window: usize,
-    /// Rounds the trustees run ahead
-    #[arg(long, default_value_t = 10)]
+    /// Rounds the trustees run ahead (the seed wire: 10)
+    #[arg(long, default_value_t = 64)]
     pub(super) trustee_window: usize,
     /// Clients refuse to speak in a set of fewer members
     #[arg(long, default_value_t = 2)]
@@ -92,6 +94,9 @@ pub(super) struct RelayArgs {
     /// Which messages the parties exchange
     #[arg(long, value_enum, default_value_t)]
     pub(super) wire: Wire,
+    /// Modern wire: slots by turns only, as the source has it, instead of on request
+    #[arg(long)]
+    pub(super) round_robin: bool,
     /// The configuration directory
     pub(super) config_dir: PathBuf,
 }
@@ -107,6 +112,9 @@ pub(super) struct PartyArgs {
     /// Which messages the parties exchange
     #[arg(long, value_enum, default_value_t)]
     pub(super) wire: Wire,
+    /// Modern wire: hold every message of the relay back for so long, as a distant one would be
+    #[arg(long, default_value_t = 0, hide = true)]
+    pub(super) delay_ms: u64,
     /// The configuration directory
     pub(super) config_dir: PathBuf,
     /// The party's private file, {config_dir}/{id}.json

@@ -40,9 +40,9 @@ pub const CELL_MAX: usize = 16 * 1024;
 pub struct Settings {
     /// Bytes of a cell.
     pub cell_size: usize,
-    /// Rounds the relay keeps in flight towards clients.
+    /// Rounds the relay keeps in flight at most; the source's wire keeps 2.
     pub client_window: usize,
-    /// Rounds the trustees may run ahead.
+    /// Rounds the trustees may run ahead; the source's wire: 10.
     pub trustee_window: usize,
     /// Clients refuse to speak in a smaller set.
     pub min_anonymity_set: usize,
@@ -54,8 +54,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cell_size: 256,
-            client_window: 2,
-            trustee_window: 10,
+            client_window: 32,
+            trustee_window: 64,
             min_anonymity_set: 2,
             removals_per_hour: 1000,
         }

@@ -48,6 +48,8 @@ struct Flow {
     /// Consumed here and not granted again yet.
     consumed: usize,
     closing: bool,
+    /// The end was sent; the other direction may still carry bytes.
+    closed: bool,
     /// The peer has closed; what comes for it is ignored.
     peer_closed: bool,
     /// Stands in the turn queue.
@@ -106,13 +108,10 @@ impl Mux {
         }
     }
 
-    /// Closes a connection once its bytes are sent.
+    /// Ends this direction of a connection once its bytes are sent.
     pub fn close(&mut self, conn: u32) {
         if let Some(flow) = self.flows.get_mut(&conn) {
             flow.closing = true;
-            if flow.peer_closed {
-                flow.queue.clear();
-            }
             self.wake(conn);
         }
     }
@@ -132,7 +131,7 @@ impl Mux {
     fn wake(&mut self, conn: u32) {
         if let Some(flow) = self.flows.get_mut(&conn) {
             let sendable = !flow.queue.is_empty() && flow.credit > 0;
-            let ending = flow.queue.is_empty() && flow.closing;
+            let ending = flow.queue.is_empty() && flow.closing && !flow.closed;
             if !flow.ready && (sendable || ending) {
                 flow.ready = true;
                 self.turns.push_back(conn);
@@ -166,7 +165,10 @@ impl Mux {
             out.extend_from_slice(&conn.to_be_bytes());
             if flow.queue.is_empty() {
                 out.extend_from_slice(&0_u16.to_be_bytes());
-                self.flows.remove(&conn);
+                flow.closed = true;
+                if flow.peer_closed {
+                    self.flows.remove(&conn);
+                }
                 continue;
             }
             let count = (limit - out.len() - 2).min(flow.queue.len()).min(flow.credit).min(0xffff);
@@ -236,6 +238,9 @@ impl Mux {
         let Some(flow) = self.flows.get_mut(&conn) else { return Ok(()) };
         if body.is_empty() {
             flow.peer_closed = true;
+            if flow.closed {
+                self.flows.remove(&conn);
+            }
             events.push(MuxEvent::Close(conn));
             return Ok(());
         }
@@ -284,7 +289,14 @@ mod tests {
             }
         }
         assert_eq!(order, [1, 2, 1, 11, 2, 12]);
-        assert!(here.is_empty());
+        assert_eq!(here.len(), 2, "the other direction is open");
+        for conn in [1, 2] {
+            there.write(conn, b"late");
+            there.close(conn);
+        }
+        let events = carry(&mut there, &mut here, 100);
+        assert!(events.contains(&MuxEvent::Data(1, b"late".to_vec())));
+        assert!(here.is_empty() && there.is_empty());
     }
 
     #[test]

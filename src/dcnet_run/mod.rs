@@ -5,6 +5,10 @@
 
 pub mod dial;
 pub mod exits;
+pub mod hub;
+pub mod link;
+pub mod party;
+pub mod pipe;
 pub mod seed_parties;
 pub mod seed_relay;
 pub mod supervisor;

@@ -130,6 +130,21 @@ fn a_verdict_convinces_a_reader_of_its_file_and_a_bent_one_does_not() {
 }
 
 #[test]
+fn a_relay_that_cannot_show_who_did_it_did_it_itself() {
+    let (net, _) = convict(PartyRef::Client(1), Lie::Bits, 4);
+    let mut case = Case::parse(&net.verdicts.last().unwrap().1).unwrap();
+    assert!(case.evidence.take().is_some());
+    let heard = &net.clients_heard[&PartyRef::Client(0)];
+    let signed = heard.iter().find_map(|body| cepa::dcnet::member::parse_interval(body).ok());
+    let signed = signed.unwrap().1;
+    let hash = signed.interval.hash();
+    let view = View::of_trustee(&net.group, &signed.interval, &hash);
+    assert_eq!(case.judge(&view), Ok(Blamed::Relay));
+    case.answers.pop();
+    assert!(case.judge(&view).is_err(), "a case needs everybody's answer");
+}
+
+#[test]
 fn a_relay_that_tells_one_client_something_else_is_caught_by_it() {
     let mut net = Net::full(4, 2, 5);
     net.echo = true;

@@ -2,10 +2,10 @@
 //!
 //! In: parsed arguments. Out: a party that runs until it is ended. Called by: `cepa dcnet`.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::LocalSet};
 
 use super::{EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs, Wire};
 use crate::{
@@ -14,10 +14,13 @@ use crate::{
         error::DcnetError,
         group::{Group, SessionPrivate},
         identity::Identity,
+        member::PartyRef,
+        relay::Pace,
         store,
     },
     dcnet_run::{
-        exits, seed_parties, seed_relay, supervisor as supervising, test_client as testing,
+        exits, hub, party, seed_parties, seed_relay, supervisor as supervising,
+        test_client as testing,
     },
 };
 
@@ -35,9 +38,20 @@ struct Own {
     session: SessionPrivate,
 }
 
+impl Own {
+    fn secrets(self, me: PartyRef, delay_ms: u64) -> anyhow::Result<party::Secrets> {
+        Ok(party::Secrets {
+            me,
+            secret: self.session.scalar()?,
+            group: Arc::new(self.group),
+            identity: Arc::new(self.identity),
+            delay: Duration::from_millis(delay_ms),
+        })
+    }
+}
+
 fn load(dir: &Path, private: &Path) -> anyhow::Result<Own> {
     let group = store::load_group(dir)?;
-    store::load_interval(dir)?.check_seed(&group)?;
     let identity = store::load_identity(private)?;
     let session = store::load_session(dir, &group, &identity.id())?;
     Ok(Own { group, identity, session })
@@ -55,9 +69,22 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     let group = store::load_group(&args.config_dir)?;
     let bind = args.bind.as_ref().unwrap_or(&group.system.relay.host);
     let listener = listen(&format!("{bind}:{}", args.port)).await?;
-    match args.wire {
-        Wire::Seed => seed_relay::run(&group, listener, args.exit).await,
+    if args.wire == Wire::Seed {
+        return seed_relay::run(&group, listener, args.exit).await;
     }
+    let identity = store::load_identity(&args.config_dir.join("relay.json"))?;
+    if identity.public() != group.relay {
+        return Err(DcnetError::config("relay.json", "secret", "is not that of relay.key").into());
+    }
+    let setup = hub::Setup {
+        last_number: store::load_interval(&args.config_dir)?.interval.number,
+        group: Arc::new(group),
+        identity,
+        dir: args.config_dir.clone(),
+        exit: args.exit,
+        pace: Pace { round_robin: args.round_robin, ..Pace::default() },
+    };
+    LocalSet::new().run_until(hub::run(setup, listener, |_| {})).await
 }
 
 pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
@@ -66,12 +93,13 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
         .group
         .trustee_index(&own.identity.id())
         .ok_or_else(|| not_a("trustee", &args.private_file))?;
-    match args.wire {
-        Wire::Seed => {
-            let pads = seed_parties::pads(&own.session.scalar()?, &own.group.client_keys);
-            seed_parties::run_trustee(&own.group, index, pads).await
-        }
+    if args.wire == Wire::Seed {
+        store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
+        let pads = seed_parties::pads(&own.session.scalar()?, &own.group.client_keys);
+        return seed_parties::run_trustee(&own.group, index, pads).await;
     }
+    let secrets = own.secrets(PartyRef::Trustee(u16::try_from(index)?), args.delay_ms)?;
+    LocalSet::new().run_until(party::run_trustee(secrets)).await
 }
 
 pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
@@ -84,13 +112,16 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
         DcnetError::config("pseudonym.json", "slots", "holds no slot of this member's key")
     })?;
     let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
-    match args.wire {
-        Wire::Seed => {
-            let pads = seed_parties::pads(&own.session.scalar()?, &own.group.trustee_keys);
-            let client = seed_parties::SeedClient { index, slot, pads };
-            seed_parties::run_client(&own.group, client, listener).await
-        }
+    if args.wire == Wire::Seed {
+        store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
+        let pads = seed_parties::pads(&own.session.scalar()?, &own.group.trustee_keys);
+        let client = seed_parties::SeedClient { index, slot, pads };
+        return seed_parties::run_client(&own.group, client, listener).await;
     }
+    let pseudonym = own.session.pseudonym()?;
+    let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?), args.delay_ms)?;
+    let running = party::run_client(secrets, u16::try_from(slot)?, pseudonym, listener);
+    LocalSet::new().run_until(running).await
 }
 
 pub(super) async fn socks5(args: SocksArgs) -> anyhow::Result<()> {
@@ -144,6 +175,7 @@ pub(super) async fn supervisor(args: SupervisorArgs) -> anyhow::Result<()> {
     let group = store::load_group(&args.config_dir)?;
     let started = group.system.clients.len().saturating_sub(args.local);
     let wire = match args.wire {
+        Wire::Modern => "modern",
         Wire::Seed => "seed",
     };
     let plan = supervising::Plan {

@@ -271,6 +271,9 @@ impl Relay {
         for (slot, key) in self.slots.iter_mut().zip(&self.group.slots.keys) {
             slot.renew(DownSeal::new(&(prepared.secret * key), &hash));
         }
+        let clients = &prepared.signed.interval.clients;
+        let set = clients.iter().map(|member| PartyRef::Client(member.index)).collect();
+        self.out.push_back(Transmit::Set(set));
         self.counters.intervals += 1;
         self.events.push_back(RelayEvent::Interval(prepared.signed.clone()));
         self.running = Some(Running::new(prepared.signed, &prepared.relay_key));

@@ -74,8 +74,10 @@ impl Default for Pace {
 pub enum Transmit {
     /// To one party.
     To(PartyRef, Vec<u8>),
-    /// To all clients of the interval.
+    /// To all clients of the set last named.
     Clients(Arc<[u8]>),
+    /// From here on, these are the clients.
+    Set(Vec<PartyRef>),
     /// This link is to be closed, for this reason.
     Disconnect(PartyRef, String),
 }

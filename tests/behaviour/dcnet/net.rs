@@ -1,6 +1,8 @@
 //! A whole DC-net in virtual time: links are queues with a delay, time jumps to the next event,
 //! and any party may be replaced by one that lies.
 
+#![allow(unreachable_pub, reason = "a module of one test")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -334,6 +336,7 @@ impl Net {
                             self.wire.push_back((at, party, false, bytes.to_vec()));
                         }
                     }
+                    Transmit::Set(clients) => self.interval_clients = clients,
                     Transmit::Disconnect(party, why) => {
                         self.disconnected.push((party, why));
                         self.leave(party);
@@ -405,10 +408,7 @@ impl Net {
                 self.relay.handle_exit_close(self.now, slot, conn);
             }
             RelayEvent::Exit(_, MuxEvent::Room(_)) => {}
-            RelayEvent::Interval(signed) => {
-                self.interval_clients =
-                    signed.interval.clients.iter().map(|m| PartyRef::Client(m.index)).collect();
-            }
+            RelayEvent::Interval(_) => {}
             RelayEvent::Verdict(blamed, case) => self.verdicts.push((blamed, case)),
         }
     }

@@ -1,0 +1,353 @@
+//! The relay program of the modern wire.
+//!
+//! In: links of parties, exit connections. Out: a running relay, verdict files, `interval.json`.
+//! Called by: `cepa dcnet relay`.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::spawn_local,
+};
+
+use crate::{
+    dcnet::{
+        group::Group,
+        identity::Identity,
+        member::PartyRef,
+        message,
+        mux::MuxEvent,
+        relay::{Pace, Relay, RelayEvent, RelayStatus, Transmit},
+        store,
+    },
+    dcnet_run::{
+        link::{HELLO, Link},
+        pipe::{self, Hooks, Pipe},
+    },
+};
+
+/// What a relay needs to run.
+pub struct Setup {
+    /// The group.
+    pub group: Arc<Group>,
+    /// The relay's identity.
+    pub identity: Identity,
+    /// Where `interval.json` and verdicts are written.
+    pub dir: PathBuf,
+    /// The interval to count on from.
+    pub last_number: u32,
+    /// Where connections leave.
+    pub exit: String,
+    /// Its pace.
+    pub pace: Pace,
+}
+
+/// A running relay.
+pub struct Hub {
+    relay: Relay,
+    group: Arc<Group>,
+    dir: PathBuf,
+    exit: String,
+    links: BTreeMap<PartyRef, Rc<Link>>,
+    clients: Vec<PartyRef>,
+    pending: BTreeMap<PartyRef, Vec<u8>>,
+    pipes: HashMap<(u16, u32), Rc<Pipe>>,
+    timer: Rc<Notify>,
+    started: Instant,
+}
+
+type Shared = Rc<RefCell<Hub>>;
+
+/// Runs the relay for ever.
+///
+/// # Errors
+/// When links cannot be accepted any more.
+pub async fn run(
+    setup: Setup,
+    listener: TcpListener,
+    started: impl FnOnce(Shared),
+) -> anyhow::Result<()> {
+    let identity = Rc::new(Identity::from_secret(&setup.identity.secret()));
+    let timer = Rc::new(Notify::new());
+    let relay = Relay::new(Arc::clone(&setup.group), setup.identity, setup.last_number, setup.pace);
+    let hub = Rc::new(RefCell::new(Hub {
+        relay,
+        group: setup.group,
+        dir: setup.dir,
+        exit: setup.exit,
+        links: BTreeMap::new(),
+        clients: Vec::new(),
+        pending: BTreeMap::new(),
+        pipes: HashMap::new(),
+        timer: Rc::clone(&timer),
+        started: Instant::now(),
+    }));
+    started(Rc::clone(&hub));
+    spawn_local(keep_time(Rc::clone(&hub), timer));
+    loop {
+        let (stream, from) = listener.accept().await.context("accepting a party")?;
+        let (hub, identity) = (Rc::clone(&hub), Rc::clone(&identity));
+        spawn_local(async move {
+            if let Err(error) = serve(hub, stream, &identity).await {
+                log::debug!("the link from {from} ended: {error:#}");
+            }
+        });
+    }
+}
+
+async fn keep_time(hub: Shared, timer: Rc<Notify>) {
+    loop {
+        let due = hub.borrow().relay.poll_timeout();
+        match due {
+            Some(due) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    () = timer.notified() => continue,
+                }
+            }
+            None => {
+                timer.notified().await;
+                continue;
+            }
+        }
+        let mut borrowed = hub.borrow_mut();
+        borrowed.relay.handle_timeout(Instant::now(), &mut rand::rng());
+        borrowed.drain(&hub);
+    }
+}
+
+fn party_of(group: &Group, key: &[u8]) -> Option<PartyRef> {
+    let place = |keys: &[crate::dcnet::identity::PublicKey]| {
+        keys.iter()
+            .position(|party| party.link_public() == key)
+            .and_then(|at| u16::try_from(at).ok())
+    };
+    place(&group.clients)
+        .map(PartyRef::Client)
+        .or_else(|| place(&group.trustees).map(PartyRef::Trustee))
+}
+
+async fn serve(hub: Shared, stream: TcpStream, identity: &Identity) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let group = Arc::clone(&hub.borrow().group);
+    let mut joined = None;
+    let link = Link::accept(stream, identity, |key, hello: &[u8; HELLO]| {
+        let party = party_of(&group, key).context("the key is of no party of this group")?;
+        if hello[16..] != group.session.session_id.0 {
+            bail!("{party} is of another session; give it this session's files");
+        }
+        let mut nonce = [0; 16];
+        nonce.copy_from_slice(&hello[..16]);
+        joined = Some((party, nonce));
+        Ok(())
+    })
+    .await;
+    let link = Rc::new(link.inspect_err(|error| log::warn!("a link was refused: {error:#}"))?);
+    let Some((party, nonce)) = joined else { return Ok(()) };
+    {
+        let mut borrowed = hub.borrow_mut();
+        if let Err(error) = borrowed.relay.handle_join(Instant::now(), party, nonce) {
+            log::warn!("{error}");
+            bail!(error);
+        }
+        log::info!("{party} joined");
+        borrowed.links.insert(party, Rc::clone(&link));
+        borrowed.drain(&hub);
+    }
+    let ended = read_messages(&hub, &link, party).await;
+    let mut borrowed = hub.borrow_mut();
+    if borrowed.links.get(&party).is_some_and(|current| Rc::ptr_eq(current, &link)) {
+        borrowed.links.remove(&party);
+        borrowed.relay.handle_leave(Instant::now(), party);
+        if let Err(error) = &ended {
+            log::info!("{party} left: {error:#}");
+        }
+        borrowed.drain(&hub);
+    }
+    ended
+}
+
+async fn read_messages(hub: &Shared, link: &Rc<Link>, party: PartyRef) -> anyhow::Result<()> {
+    let mut plain = Vec::new();
+    loop {
+        link.receive(&mut plain).await?;
+        let mut borrowed = hub.borrow_mut();
+        let now = Instant::now();
+        let mut rest = plain.as_slice();
+        let mut result = Ok(());
+        loop {
+            match message::next_frame(rest) {
+                Ok(Some((kind, body, used))) => {
+                    result =
+                        borrowed.relay.handle_message(now, party, kind, body, &mut rand::rng());
+                    rest = &rest[used..];
+                    if result.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        borrowed.drain(hub);
+        result?;
+        if !rest.is_empty() {
+            bail!("a batch that does not hold whole messages");
+        }
+        plain.clear();
+    }
+}
+
+struct ExitHooks {
+    hub: Shared,
+    slot: u16,
+    conn: u32,
+}
+
+impl Hooks for ExitHooks {
+    fn room(&self) -> usize {
+        self.hub.borrow().relay.exit_room(self.slot, self.conn)
+    }
+
+    fn data(&self, bytes: &[u8]) {
+        let mut hub = self.hub.borrow_mut();
+        hub.relay.handle_exit_data(Instant::now(), self.slot, self.conn, bytes);
+        hub.drain(&self.hub);
+    }
+
+    fn close(&self) {
+        let mut hub = self.hub.borrow_mut();
+        hub.relay.handle_exit_close(Instant::now(), self.slot, self.conn);
+        hub.drain(&self.hub);
+    }
+
+    fn consumed(&self, bytes: usize) {
+        self.hub.borrow_mut().relay.handle_exit_consumed(self.slot, self.conn, bytes);
+    }
+}
+
+/// One connection behind the relay.
+async fn exit_connection(hub: Shared, slot: u16, conn: u32, pipe: Rc<Pipe>, exit: String) {
+    let hooks = Rc::new(ExitHooks { hub: Rc::clone(&hub), slot, conn });
+    match TcpStream::connect(&exit).await {
+        Ok(stream) => pipe::run(stream, Rc::clone(&pipe), hooks).await,
+        Err(error) => {
+            log::warn!("the exit {exit} cannot be reached: {error}");
+            hooks.close();
+        }
+    }
+    let mut hub = hub.borrow_mut();
+    if hub.pipes.get(&(slot, conn)).is_some_and(|current| Rc::ptr_eq(current, &pipe)) {
+        hub.pipes.remove(&(slot, conn));
+    }
+}
+
+impl Hub {
+    /// What `status` shows, and for how long the relay has run.
+    pub fn status(&self) -> (RelayStatus, Duration) {
+        (self.relay.status(), self.started.elapsed())
+    }
+
+    /// Bytes received and sent on the links there are.
+    pub fn link_bytes(&self) -> [u64; 2] {
+        self.links.values().fold([0, 0], |sum, link| {
+            let [received, sent] = link.bytes.get();
+            [sum[0] + received, sum[1] + sent]
+        })
+    }
+
+    /// Hands over what the core has for links and exits.
+    fn drain(&mut self, shared: &Shared) {
+        let mut dirty: BTreeSet<PartyRef> = BTreeSet::new();
+        while let Some(transmit) = self.relay.poll_transmit() {
+            match transmit {
+                Transmit::To(party, bytes) => {
+                    self.pending.entry(party).or_default().extend(bytes);
+                    dirty.insert(party);
+                }
+                Transmit::Clients(bytes) => {
+                    for party in &self.clients {
+                        self.pending.entry(*party).or_default().extend_from_slice(&bytes);
+                        dirty.insert(*party);
+                    }
+                }
+                Transmit::Set(clients) => self.clients = clients,
+                Transmit::Disconnect(party, why) => {
+                    log::warn!("{party} is left out: {why}");
+                    if let Some(link) = self.links.get(&party) {
+                        link.close();
+                    }
+                }
+            }
+        }
+        while let Some(event) = self.relay.poll_event() {
+            self.handle_event(event, shared);
+        }
+        for party in dirty {
+            if let Some(pending) = self.pending.get_mut(&party) {
+                if let Some(link) = self.links.get(&party) {
+                    link.send(pending);
+                }
+                pending.clear();
+            }
+        }
+        self.timer.notify_one();
+    }
+
+    fn handle_event(&mut self, event: RelayEvent, shared: &Shared) {
+        match event {
+            RelayEvent::Exit(slot, MuxEvent::Data(conn, bytes)) => {
+                let pipe = self.pipes.entry((slot, conn)).or_insert_with(|| {
+                    let pipe = Rc::new(Pipe::default());
+                    let task = exit_connection(
+                        Rc::clone(shared),
+                        slot,
+                        conn,
+                        Rc::clone(&pipe),
+                        self.exit.clone(),
+                    );
+                    spawn_local(task);
+                    pipe
+                });
+                pipe.push(&bytes);
+            }
+            RelayEvent::Exit(slot, MuxEvent::Close(conn)) => {
+                if let Some(pipe) = self.pipes.get(&(slot, conn)) {
+                    pipe.end();
+                }
+            }
+            RelayEvent::Exit(slot, MuxEvent::Room(conn)) => {
+                if let Some(pipe) = self.pipes.get(&(slot, conn)) {
+                    pipe.wake();
+                }
+            }
+            RelayEvent::Interval(signed) => {
+                let count = signed.interval.clients.len();
+                log::info!("interval {} begins with {count} clients", signed.interval.number);
+                if let Err(error) = store::save_interval(&self.dir, &signed) {
+                    log::warn!("{error}");
+                }
+            }
+            RelayEvent::Verdict(blamed, case) => {
+                let number = self.relay.status().interval.map_or(0, |(number, _)| number);
+                let path = self.dir.join(format!("verdict-{number}.bin"));
+                log::warn!("a trial ended: {blamed}; its case is {}", path.display());
+                if let Err(error) = std::fs::write(&path, case) {
+                    log::warn!("{}: {error}", path.display());
+                }
+            }
+        }
+    }
+}

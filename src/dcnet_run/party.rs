@@ -1,0 +1,306 @@
+//! The client and trustee programs of the modern wire.
+//!
+//! In: the group, a party's secrets, local connections. Out: a running party that opens its link
+//! again when it breaks. Called by: `cepa dcnet client|trustee`.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use curve25519_dalek::Scalar;
+use rand::Rng;
+use tokio::{net::TcpListener, task::spawn_local, time::sleep};
+
+use crate::{
+    dcnet::{
+        client::{Client, ClientEvent},
+        error::DcnetError,
+        group::Group,
+        identity::Identity,
+        member::{Member, PartyRef},
+        message,
+        mux::MuxEvent,
+        trustee::Trustee,
+    },
+    dcnet_run::{
+        dial::dial,
+        link::{HELLO, Link},
+        pipe::{self, Hooks, Pipe},
+    },
+};
+
+/// Before a broken link is opened again.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A party's secrets.
+pub struct Secrets {
+    /// The group.
+    pub group: Arc<Group>,
+    /// Its role and place.
+    pub me: PartyRef,
+    /// Its identity.
+    pub identity: Arc<Identity>,
+    /// Its session secret.
+    pub secret: Scalar,
+    /// Added to every message of the relay: for benches of distant groups.
+    pub delay: Duration,
+}
+
+impl Secrets {
+    fn member(&self) -> Member {
+        let mut nonce = [0; 16];
+        rand::rng().fill_bytes(&mut nonce);
+        Member::new(
+            Arc::clone(&self.group),
+            self.me,
+            Arc::clone(&self.identity),
+            self.secret,
+            nonce,
+        )
+    }
+
+    async fn link(&self, member: &Member) -> anyhow::Result<Rc<Link>> {
+        let relay = &self.group.system.relay;
+        let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
+        let mut hello = [0; HELLO];
+        hello[..16].copy_from_slice(&member.nonce);
+        hello[16..].copy_from_slice(&self.group.session.session_id.0);
+        Ok(Rc::new(Link::open(stream, &self.identity, self.group.relay, &hello).await?))
+    }
+}
+
+/// Hands each plaintext over after `delay`, in order.
+async fn receive_loop(
+    link: Rc<Link>,
+    delay: Duration,
+    mut handle: impl FnMut(&[u8]) -> Result<(), DcnetError>,
+) -> anyhow::Result<()> {
+    let mut plain = Vec::new();
+    if delay.is_zero() {
+        loop {
+            link.receive(&mut plain).await?;
+            handle(&plain)?;
+            plain.clear();
+        }
+    }
+    let (sender, mut receiver) =
+        tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+    let reading = async {
+        loop {
+            let mut plain = Vec::new();
+            link.receive(&mut plain).await?;
+            sender.send((tokio::time::Instant::now() + delay, plain))?;
+        }
+    };
+    let handling = async {
+        while let Some((due, plain)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            handle(&plain)?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        result = reading => result,
+        result = handling => result,
+    }
+}
+
+fn each_message(
+    mut plain: &[u8],
+    mut handle: impl FnMut(u8, &[u8]) -> Result<(), DcnetError>,
+) -> Result<(), DcnetError> {
+    while let Some((kind, body, used)) = message::next_frame(plain)? {
+        handle(kind, body)?;
+        plain = &plain[used..];
+    }
+    if plain.is_empty() {
+        return Ok(());
+    }
+    Err(DcnetError::malformed("batch", "whole messages", format!("{} bytes more", plain.len())))
+}
+
+/// Runs a trustee; links that break are opened again.
+///
+/// # Errors
+/// When the relay cannot be reached.
+pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
+    loop {
+        let mut trustee = Trustee::new(secrets.member());
+        let link = secrets.link(&trustee.member).await?;
+        log::info!("{} has its link to the relay", secrets.me);
+        let sending = Rc::clone(&link);
+        let mut out = Vec::new();
+        let ended = receive_loop(link, secrets.delay, |plain| {
+            each_message(plain, |kind, body| {
+                trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
+            })?;
+            trustee.poll_transmit(&mut out);
+            sending.send(&out);
+            out.clear();
+            while let Some(blamed) = trustee.poll_verdict() {
+                log::warn!("checked the verdict of a trial: {blamed}");
+            }
+            Ok(())
+        })
+        .await;
+        report_end(&ended);
+        sleep(PAUSE).await;
+    }
+}
+
+fn report_end(ended: &anyhow::Result<()>) {
+    if let Err(error) = ended {
+        log::warn!("the link to the relay ended: {error:#}");
+    }
+}
+
+struct ClientHub {
+    client: Client,
+    link: Option<Rc<Link>>,
+    pipes: HashMap<u32, Rc<Pipe>>,
+    joined: Instant,
+    out: Vec<u8>,
+}
+
+impl ClientHub {
+    /// Hands over what the core has for link and local connections.
+    fn drain(&mut self) {
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => match self.pipes.get(&conn) {
+                    Some(pipe) => pipe.push(&bytes),
+                    None => self.client.mux.consumed(conn, bytes.len()),
+                },
+                ClientEvent::Mux(MuxEvent::Close(conn)) => {
+                    if let Some(pipe) = self.pipes.get(&conn) {
+                        pipe.end();
+                    }
+                }
+                ClientEvent::Mux(MuxEvent::Room(conn)) => {
+                    if let Some(pipe) = self.pipes.get(&conn) {
+                        pipe.wake();
+                    }
+                }
+                ClientEvent::Interval(number, members) => {
+                    log::info!("interval {number} began with {members} members");
+                }
+                ClientEvent::Silent(left) => log::error!(
+                    "the set this pseudonym has spoken in shrank to {left} members; it is silent \
+                     until a new session"
+                ),
+                ClientEvent::FirstSlot => {
+                    log::info!(
+                        "first own slot {:.3} s after joining",
+                        self.joined.elapsed().as_secs_f64()
+                    );
+                }
+                ClientEvent::Verdict(blamed) => {
+                    log::warn!("checked the verdict of a trial: {blamed}")
+                }
+            }
+        }
+        self.client.poll_transmit(&mut self.out);
+        if let Some(link) = &self.link {
+            link.send(&self.out);
+        }
+        self.out.clear();
+    }
+}
+
+struct LocalHooks {
+    hub: Rc<RefCell<ClientHub>>,
+    conn: u32,
+}
+
+impl Hooks for LocalHooks {
+    fn room(&self) -> usize {
+        self.hub.borrow().client.mux.room(self.conn)
+    }
+
+    fn data(&self, bytes: &[u8]) {
+        self.hub.borrow_mut().client.mux.write(self.conn, bytes);
+    }
+
+    fn close(&self) {
+        self.hub.borrow_mut().client.mux.close(self.conn);
+    }
+
+    fn consumed(&self, bytes: usize) {
+        self.hub.borrow_mut().client.mux.consumed(self.conn, bytes);
+    }
+}
+
+async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("a local connection was not accepted: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let pipe = Rc::new(Pipe::default());
+        let conn = hub.borrow_mut().client.open();
+        hub.borrow_mut().pipes.insert(conn, Rc::clone(&pipe));
+        let hooks = Rc::new(LocalHooks { hub: Rc::clone(&hub), conn });
+        let hub = Rc::clone(&hub);
+        spawn_local(async move {
+            pipe::run(stream, pipe, hooks).await;
+            hub.borrow_mut().pipes.remove(&conn);
+        });
+    }
+}
+
+/// Runs a client; links that break are opened again, with new connections.
+///
+/// # Errors
+/// When the relay cannot be reached.
+pub async fn run_client(
+    secrets: Secrets,
+    slot: u16,
+    pseudonym: Scalar,
+    listener: TcpListener,
+) -> anyhow::Result<()> {
+    let fresh = || Client::new(secrets.member(), slot, pseudonym, &mut rand::rng());
+    let hub = Rc::new(RefCell::new(ClientHub {
+        client: fresh(),
+        link: None,
+        pipes: HashMap::new(),
+        joined: Instant::now(),
+        out: Vec::new(),
+    }));
+    spawn_local(accept_locals(listener, Rc::clone(&hub)));
+    loop {
+        let nonce_member = fresh();
+        let link = secrets.link(&nonce_member.member).await?;
+        {
+            let mut hub = hub.borrow_mut();
+            // Connections opened while there was no link stay; older ones ended with theirs.
+            if hub.link.take().is_some() || hub.client.interval().is_some() {
+                hub.pipes.drain().for_each(|(_, pipe)| pipe.end());
+                hub.client = nonce_member;
+            } else {
+                hub.client.member = nonce_member.member;
+            }
+            hub.link = Some(Rc::clone(&link));
+            hub.joined = Instant::now();
+        }
+        log::info!("{} has its link to the relay", secrets.me);
+        let ended = receive_loop(link, secrets.delay, |plain| {
+            let mut hub = hub.borrow_mut();
+            each_message(plain, |kind, body| {
+                hub.client.handle_message(kind, body, &mut rand::rng())
+            })?;
+            hub.drain();
+            Ok(())
+        })
+        .await;
+        report_end(&ended);
+        sleep(PAUSE).await;
+    }
+}
