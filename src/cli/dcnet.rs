@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod programs;
+mod reports;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,12 @@ enum Command {
     TestClient(TestClientArgs),
     /// Start all clients and trustees of a configuration on this machine
     Supervisor(SupervisorArgs),
+    /// Show a running relay: members, rounds, slots, collisions, the last verdict
+    Status(StatusArgs),
+    /// Judge a verdict file anew
+    Verdict(VerdictArgs),
+    /// Measure a whole group on this machine, every party a process
+    Bench(BenchArgs),
 }
 
 #[derive(clap::Args)]
@@ -94,6 +101,9 @@ pub(super) struct RelayArgs {
     /// Which messages the parties exchange
     #[arg(long, value_enum, default_value_t)]
     pub(super) wire: Wire,
+    /// Modern wire: serve a page of the group's state
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) web: Option<String>,
     /// Modern wire: slots by turns only, as the source has it, instead of on request
     #[arg(long)]
     pub(super) round_robin: bool,
@@ -187,6 +197,51 @@ pub(super) struct SupervisorArgs {
     pub(super) config_dir: PathBuf,
 }
 
+#[derive(clap::Args)]
+pub(super) struct StatusArgs {
+    /// The relay's configuration directory
+    pub(super) config_dir: PathBuf,
+    #[command(flatten)]
+    pub(super) output: super::output::OutputFlags,
+}
+
+#[derive(clap::Args)]
+pub(super) struct VerdictArgs {
+    /// A configuration directory of the group
+    pub(super) config_dir: PathBuf,
+    /// The verdict file, as the relay wrote it
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) output: super::output::OutputFlags,
+}
+
+#[derive(clap::Args)]
+pub(super) struct BenchArgs {
+    /// Clients
+    #[arg(short, long, default_value_t = 10)]
+    pub(super) clients: usize,
+    /// Trustees
+    #[arg(short, long, default_value_t = 3)]
+    pub(super) trustees: usize,
+    /// Bytes of a cell
+    #[arg(long, default_value_t = 256)]
+    pub(super) cell_size: usize,
+    /// Rounds in flight at most
+    #[arg(long, default_value_t = 32)]
+    pub(super) window: usize,
+    /// Round-trip time added to every party's link, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub(super) rtt_ms: u64,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5.0)]
+    pub(super) seconds: f64,
+    /// Let one client jam at the end, and time the trial
+    #[arg(long)]
+    pub(super) blame: bool,
+    #[command(flatten)]
+    pub(super) output: super::output::OutputFlags,
+}
+
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         crate::telemetry::logs::init("dcnet", "info")?;
@@ -200,6 +255,9 @@ impl Args {
             Command::Echo(args) => super::block_on(programs::echo(args)),
             Command::TestClient(args) => super::block_on(programs::test_client(args)),
             Command::Supervisor(args) => super::block_on(programs::supervisor(args)),
+            Command::Status(args) => reports::status(&args),
+            Command::Verdict(args) => reports::verdict(&args),
+            Command::Bench(args) => super::block_on(reports::bench(args)),
         }
     }
 }

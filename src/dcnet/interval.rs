@@ -258,6 +258,18 @@ impl SignedInterval {
         Ok(())
     }
 
+    /// As [`SignedInterval::check`], whichever trustees were convicted before.
+    ///
+    /// # Errors
+    /// As [`SignedInterval::check`].
+    pub fn check_members(&self, group: &Group) -> Result<(), DcnetError> {
+        let signing: Vec<u16> = self.interval.trustees.iter().map(|m| m.index).collect();
+        let count = u16::try_from(group.trustees.len()).unwrap_or(u16::MAX);
+        let absent: Vec<PartyRef> =
+            (0..count).filter(|at| !signing.contains(at)).map(PartyRef::Trustee).collect();
+        self.check(group, &absent)
+    }
+
     /// As [`SignedInterval::check`], for the source's wire, whose set is always the whole group.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     dcnet::{
+        blame::VerdictFile,
         group::Group,
         identity::Identity,
         member::PartyRef,
@@ -63,6 +64,8 @@ pub struct Hub {
     pipes: HashMap<(u16, u32), Rc<Pipe>>,
     timer: Rc<Notify>,
     started: Instant,
+    /// The running interval, as signed.
+    interval: Vec<u8>,
 }
 
 type Shared = Rc<RefCell<Hub>>;
@@ -90,6 +93,7 @@ pub async fn run(
         pipes: HashMap::new(),
         timer: Rc::clone(&timer),
         started: Instant::now(),
+        interval: Vec::new(),
     }));
     started(Rc::clone(&hub));
     spawn_local(keep_time(Rc::clone(&hub), timer));
@@ -260,6 +264,11 @@ impl Hub {
         (self.relay.status(), self.started.elapsed())
     }
 
+    /// Clients and trustees of the group.
+    pub fn group_size(&self) -> (usize, usize) {
+        (self.group.clients.len(), self.group.trustees.len())
+    }
+
     /// Bytes received and sent on the links there are.
     pub fn link_bytes(&self) -> [u64; 2] {
         self.links.values().fold([0, 0], |sum, link| {
@@ -335,6 +344,7 @@ impl Hub {
             }
             RelayEvent::Interval(signed) => {
                 let count = signed.interval.clients.len();
+                self.interval = signed.to_bytes();
                 log::info!("interval {} begins with {count} clients", signed.interval.number);
                 if let Err(error) = store::save_interval(&self.dir, &signed) {
                     log::warn!("{error}");
@@ -342,10 +352,11 @@ impl Hub {
             }
             RelayEvent::Verdict(blamed, case) => {
                 let number = self.relay.status().interval.map_or(0, |(number, _)| number);
-                let path = self.dir.join(format!("verdict-{number}.bin"));
+                let path = self.dir.join(format!("verdict-{number}.json"));
                 log::warn!("a trial ended: {blamed}; its case is {}", path.display());
-                if let Err(error) = std::fs::write(&path, case) {
-                    log::warn!("{}: {error}", path.display());
+                let interval = self.interval.clone();
+                if let Err(error) = store::save(&path, &VerdictFile { interval, case }, 0o644) {
+                    log::warn!("{error}");
                 }
             }
         }

@@ -3,13 +3,17 @@
 //! In: configuration directories, TCP links, local connections. Out: the running relay, clients,
 //! trustees, exits and their supervisor. Called by: `cepa dcnet`, tests and the bench.
 
+pub mod bench;
 pub mod dial;
 pub mod exits;
 pub mod hub;
+pub mod jammer;
 pub mod link;
+pub mod page;
 pub mod party;
 pub mod pipe;
 pub mod seed_parties;
 pub mod seed_relay;
+pub mod status;
 pub mod supervisor;
 pub mod test_client;

@@ -51,7 +51,8 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    fn member(&self) -> Member {
+    /// The party's state for a link that is about to be opened.
+    pub fn member(&self) -> Member {
         let mut nonce = [0; 16];
         rand::rng().fill_bytes(&mut nonce);
         Member::new(

@@ -19,9 +19,10 @@ use crate::{
         store,
     },
     dcnet_run::{
-        exits, hub, party, seed_parties, seed_relay, supervisor as supervising,
+        exits, hub, page, party, seed_parties, seed_relay, status, supervisor as supervising,
         test_client as testing,
     },
+    telemetry::control::ControlServer,
 };
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {
@@ -84,7 +85,17 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         exit: args.exit,
         pace: Pace { round_robin: args.round_robin, ..Pace::default() },
     };
-    LocalSet::new().run_until(hub::run(setup, listener, |_| {})).await
+    let board = status::Board::default();
+    let control = ControlServer::bind("dcnet", &args.config_dir)?;
+    tokio::spawn(status::answer(control, Arc::clone(&board)));
+    if let Some(web) = &args.web {
+        let web = listen(web).await?;
+        tokio::spawn(page::serve(web, Arc::clone(&board)));
+    }
+    let started = move |hub| {
+        tokio::task::spawn_local(status::keep(hub, board));
+    };
+    LocalSet::new().run_until(hub::run(setup, listener, started)).await
 }
 
 pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {

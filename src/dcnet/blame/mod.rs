@@ -26,12 +26,19 @@ use std::collections::VecDeque;
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, Answerer, Content, Secrets};
 pub use ask::{Ask, Question};
 pub use judge::{Case, Evidence};
 
-use crate::dcnet::{group::Group, interval::Interval, member::PartyRef, proof::Schnorr};
+use crate::dcnet::{
+    error::DcnetError,
+    group::Group,
+    interval::{Interval, SignedInterval},
+    member::PartyRef,
+    proof::Schnorr,
+};
 
 /// Rounds an accusation takes.
 pub const ACCUSATION_ROUNDS: usize = 3;
@@ -60,6 +67,31 @@ impl std::fmt::Display for Blamed {
                 write!(formatter, "client {client} or trustee {trustee}")
             }
         }
+    }
+}
+
+/// A verdict on disk: whoever has the group's files can judge it anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictFile {
+    /// The interval, with the trustees' signatures.
+    #[serde(with = "crate::dcnet::hex::vec")]
+    pub interval: Vec<u8>,
+    /// The case.
+    #[serde(with = "crate::dcnet::hex::vec")]
+    pub case: Vec<u8>,
+}
+
+impl VerdictFile {
+    /// Checks every signature and judges.
+    ///
+    /// # Errors
+    /// When the interval is not the group's, or the case is not what it claims to be.
+    pub fn judge(&self, group: &Group) -> Result<Blamed, DcnetError> {
+        let signed = SignedInterval::parse(&self.interval)?;
+        signed.check_members(group)?;
+        let hash = signed.interval.hash();
+        Case::parse(&self.case)?.judge(&View::of_trustee(group, &signed.interval, &hash))
     }
 }
 

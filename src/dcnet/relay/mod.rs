@@ -128,6 +128,7 @@ pub struct Relay {
     turn: usize,
     trial: Option<Trial>,
     last_blame: Option<Blamed>,
+    last_trial: Option<Duration>,
     last_data: Option<Instant>,
     counters: Counters,
     out: VecDeque<Transmit>,
@@ -151,6 +152,8 @@ pub struct RelayStatus {
     pub counters: Counters,
     /// The last verdict.
     pub last_blame: Option<Blamed>,
+    /// From its first jammed cell to the verdict.
+    pub last_trial: Option<Duration>,
 }
 
 impl Relay {
@@ -172,6 +175,7 @@ impl Relay {
             turn: 0,
             trial: None,
             last_blame: None,
+            last_trial: None,
             last_data: None,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -205,6 +209,7 @@ impl Relay {
             connections: self.slots.iter().map(|slot| slot.mux.len()).sum(),
             counters: self.counters.clone(),
             last_blame: self.last_blame,
+            last_trial: self.last_trial,
         }
     }
 
@@ -269,7 +274,7 @@ impl Relay {
         }
         self.last_blame = Some(blamed);
         self.events.push_back(RelayEvent::Verdict(blamed, bytes));
-        self.trial = None;
+        self.last_trial = self.trial.take().map(|trial| now.duration_since(trial.started));
         if let Blamed::Party(party) = blamed {
             self.banned.push(party);
             self.disconnect(party, "convicted of disrupting the group");

@@ -54,6 +54,7 @@ pub(super) struct Trial {
     /// Rounds whose key shares are still to be proven.
     suspects: VecDeque<Suspect>,
     pub(super) deadline: Instant,
+    pub(super) started: Instant,
 }
 
 impl Trial {
@@ -75,6 +76,7 @@ impl Relay {
             stage: Stage::Accusing { opened: 0, keys: Vec::new() },
             suspects: VecDeque::new(),
             deadline: now + self.pace.patience,
+            started: now,
         });
     }
 

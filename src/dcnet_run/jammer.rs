@@ -1,0 +1,89 @@
+//! A client that jams, for the bench: it flips bits of other slots and signs what it sent.
+//!
+//! In: a client's secrets. Out: disrupted rounds, until a verdict ends its link.
+//! Called by: the bench.
+
+use std::sync::Arc;
+
+use rand::Rng;
+
+use crate::{
+    dcnet::{
+        client::Client,
+        member::{self, CHECK_EVERY, Chain},
+        message::{self, Share, kind},
+    },
+    dcnet_run::{
+        dial::dial,
+        link::{HELLO, Link},
+        party::Secrets,
+    },
+};
+
+/// Joins, behaves until told to jam, and jams from then on; ends with its link.
+///
+/// # Errors
+/// When its link ends.
+pub async fn run(
+    secrets: Secrets,
+    slot: u16,
+    pseudonym: curve25519_dalek::Scalar,
+    jam: Arc<std::sync::atomic::AtomicBool>,
+) -> anyhow::Result<()> {
+    let member = secrets.member();
+    let relay = &secrets.group.system.relay;
+    let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
+    let mut hello = [0; HELLO];
+    hello[..16].copy_from_slice(&member.nonce);
+    hello[16..].copy_from_slice(&secrets.group.session.session_id.0);
+    let link = Link::open(stream, &secrets.identity, secrets.group.relay, &hello).await?;
+    let mut client = Client::new(member, slot, pseudonym, &mut rand::rng());
+    let (mut hash, mut chain) = ([0; 32], Chain([0; 32]));
+    let cell_size = secrets.group.system.settings.cell_size;
+    let mut plain = Vec::new();
+    loop {
+        link.receive(&mut plain).await?;
+        let mut rest = plain.as_slice();
+        while let Some((what, body, used)) = message::next_frame(rest)? {
+            if what == kind::INTERVAL {
+                hash = member::parse_interval(body)?.1.interval.hash();
+                chain = Chain::new(&hash);
+            }
+            client.handle_message(what, body, &mut rand::rng())?;
+            while client.poll_event().is_some() {}
+            rest = &rest[used..];
+        }
+        plain.clear();
+        let (mut honest, mut out) = (Vec::new(), Vec::new());
+        client.poll_transmit(&mut honest);
+        let mut rest = honest.as_slice();
+        while let Some((what, body, used)) = message::next_frame(rest)? {
+            rest = &rest[used..];
+            match what {
+                kind::UP => {
+                    let share = Share::parse(body, cell_size)?;
+                    let mut cell = share.slot.as_ref().map(|(_, cell)| cell.to_vec());
+                    if let Some(cell) = &mut cell
+                        && jam.load(std::sync::atomic::Ordering::Relaxed)
+                    {
+                        rand::rng().fill_bytes(&mut cell[..16]);
+                    }
+                    let slot = share.slot.as_ref().map(|(key, _)| *key).zip(cell.as_deref());
+                    let bent = Share { slot, ..share.clone() }.to_bytes();
+                    message::frame(&mut out, kind::UP, &[&bent]);
+                    chain.push(&bent);
+                    if share.round % CHECK_EVERY == CHECK_EVERY - 1 {
+                        let signed = chain.signed(&hash, share.round);
+                        let signature = secrets.identity.sign("check", &signed);
+                        let parts: [&[u8]; 3] =
+                            [&share.number.to_be_bytes(), &share.round.to_be_bytes(), &signature.0];
+                        message::frame(&mut out, kind::CHECK, &parts);
+                    }
+                }
+                kind::CHECK => {}
+                _ => message::frame(&mut out, what, &[body]),
+            }
+        }
+        link.send(&out);
+    }
+}
