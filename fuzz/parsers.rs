@@ -4,7 +4,14 @@
 //! Called by: the fuzz targets, and `tests/fuzz_replay.rs`, which replays the corpus.
 
 use cepa::{
-    dcnet::interval::{Interval, SignedInterval},
+    dcnet::{
+        arq::SlotCell,
+        blame::{Ask, Case, Question},
+        interval::{Interval, SignedInterval},
+        message::{Down, Share, next_frame},
+        mux::Mux,
+        seed::read_cell,
+    },
     directory::{
         ControllerLink, Entry, JoinToken, NodeAnswer, NodeList, Problem, Registration,
         SignedDescriptor, SignedDirectory, TokenId,
@@ -40,6 +47,9 @@ pub(crate) const ALL: &[Parser] = &[
     ("answers", answers),
     ("request", request),
     ("dcnet_interval", dcnet_interval),
+    ("dcnet_message", dcnet_message),
+    ("dcnet_blame", dcnet_blame),
+    ("dcnet_cell", dcnet_cell),
 ];
 
 /// Runs the parser called `name`.
@@ -180,4 +190,36 @@ fn dcnet_interval(bytes: &[u8]) {
         assert_eq!(interval.to_bytes(), bytes);
     }
     let _ = SignedInterval::parse(bytes);
+}
+
+fn dcnet_message(bytes: &[u8]) {
+    const CELL: usize = 64;
+    if let Ok(down) = Down::parse(bytes, CELL) {
+        assert_eq!(down.to_bytes(), bytes);
+    }
+    if let Ok(share) = Share::parse(bytes, CELL) {
+        assert_eq!(share.to_bytes(), bytes);
+    }
+    if let Ok(Some((_, body, used))) = next_frame(bytes) {
+        assert_eq!(body.len() + 5, used);
+    }
+}
+
+fn dcnet_blame(bytes: &[u8]) {
+    if let Ok(ask) = Ask::parse(bytes) {
+        assert_eq!(ask.to_bytes(), bytes);
+        let _ = matches!(ask.question, Question::Key);
+    }
+    if let Ok(case) = Case::parse(bytes) {
+        assert_eq!(Case::parse(&case.to_bytes()).as_ref(), Ok(&case));
+    }
+}
+
+fn dcnet_cell(bytes: &[u8]) {
+    if let Ok(cell) = SlotCell::parse(bytes) {
+        assert_eq!(cell.emit(bytes.len()), bytes);
+        let _ = Mux::default().handle(cell.frames, true, &mut Vec::new());
+    }
+    let _ = Mux::default().handle(bytes, true, &mut Vec::new());
+    let _ = read_cell(bytes);
 }

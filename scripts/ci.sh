@@ -15,6 +15,8 @@
 #   prop-full    every property over 20000 cases
 #   noise-full   a million datagrams against a live node
 #   fuzz-full    every parser over five million inputs
+#   byzantine-full  10000 DC-nets with a liar each: no honest party is ever blamed
+#   dcnet-soak   a DC-net of processes, a member joining or leaving every 2 s for 10 minutes
 #   rig          scripts/run: every promise, with its pcaps
 #   deny         cargo-deny: bans, licences, sources (installs cargo-deny if it is not there)
 set -eu
@@ -55,6 +57,12 @@ sim-full) CEPA_SIM_SEEDS=5000 cargo test --locked --test sim ;;
 prop-full) PROPTEST_CASES=20000 cargo test --locked --lib ;;
 noise-full) CEPA_NOISE_DATAGRAMS=1000000 scripts/test netns ;;
 fuzz-full) CEPA_FUZZ_ROUNDS=5000000 cargo test --locked --test fuzz_replay ;;
+byzantine-full)
+    CEPA_DCNET_BYZANTINE_RUNS=10000 cargo test --locked --test dcnet_sim an_honest_party
+    ;;
+dcnet-soak)
+    CEPA_DCNET_SOAK_SECONDS=600 cargo test --locked --test dcnet_processes churn
+    ;;
 rig) scripts/run ;;
 deny)
     command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny

@@ -366,16 +366,7 @@ impl Client {
             requests: request + h * sums.request,
             slot: (down.next_slot != NO_SLOT).then(|| (key + h * sums.slot, cell.as_slice())),
         };
-        let bytes = share.to_bytes();
-        running.chain.send(
-            kind::UP,
-            down.number,
-            down.round,
-            &bytes,
-            &running.hash,
-            &self.member.identity,
-            &mut self.out,
-        );
+        running.chain.send(kind::UP, &share, &running.hash, &self.member.identity, &mut self.out);
     }
 
     fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
@@ -476,7 +467,7 @@ fn next_plain(
 }
 
 fn check_signature(member: &Member, running: &Running, down: &Down<'_>) -> Result<(), DcnetError> {
-    let due = down.round > 0 && down.round % SIGN_EVERY == 0;
+    let due = down.round > 0 && down.round.is_multiple_of(SIGN_EVERY);
     match &down.signature {
         None if due => Err(DcnetError::malformed("DOWN", "a signed history", "none")),
         None => Ok(()),

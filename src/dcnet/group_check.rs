@@ -238,3 +238,85 @@ fn check_pseudonyms(
     }
     Ok(slots)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::dcnet::{
+        ceremony::{self, Files, Plan},
+        group::Settings,
+        identity::Identity,
+    };
+
+    fn files() -> Files {
+        let plan = Plan {
+            clients: 3,
+            trustees: 2,
+            host: "relay".into(),
+            port: 1,
+            settings: Settings::default(),
+        };
+        ceremony::generate(&plan, &mut StdRng::seed_from_u64(5)).unwrap()
+    }
+
+    fn field(files: Files) -> String {
+        match Group::check(files.system, files.session, &files.pseudonyms) {
+            Err(DcnetError::Config { file, field, .. }) => format!("{file}: {field}"),
+            Err(error) => error.to_string(),
+            Ok(_) => "no complaint".into(),
+        }
+    }
+
+    #[test]
+    fn a_generated_group_holds_and_everybody_has_one_slot() {
+        let files = files();
+        let group =
+            Group::check(files.system.clone(), files.session.clone(), &files.pseudonyms).unwrap();
+        let mut slots: Vec<usize> = files.sessions[..3]
+            .iter()
+            .map(|session| group.own_slot(&session.pseudonym().unwrap()).unwrap())
+            .collect();
+        slots.sort_unstable();
+        assert_eq!(slots, [0, 1, 2]);
+    }
+
+    /// Twice the victim's key would, after the shuffle, stand at twice the victim's slot key.
+    #[test]
+    fn a_multiple_of_anothers_key_is_refused() {
+        let mut files = files();
+        let victim = proof::point(&files.session.clients[0].pseudonym_key.0).unwrap();
+        let attacker = Identity::from_secret(&files.parties[1].secret.0);
+        let group = files.system.group_id();
+        let entry = &mut files.session.clients[1];
+        entry.pseudonym_key = Hex(proof::bytes(&(victim + victim)));
+        entry.signature = attacker.sign("session", &entry.signed(&group));
+        assert_eq!(field(files), "session.json: clients[1].pseudonym-key");
+    }
+
+    #[test]
+    fn a_forged_shuffle_is_refused_by_name() {
+        let mut files = files();
+        let trustee = Identity::from_secret(&files.parties[3].secret.0);
+        let session = files.session.session_id.0;
+        let step = &mut files.pseudonyms.steps[0];
+        step.keys.swap(0, 1);
+        step.signature = trustee.sign("shuffle", &step.signed(&session));
+        let told = field(files);
+        assert!(told.contains("shuffle") && told.contains(&trustee.id().to_string()), "{told}");
+    }
+
+    #[test]
+    fn a_step_by_nobody_and_a_missing_step_are_refused() {
+        let mut unsigned = files();
+        unsigned.pseudonyms.steps[1].signature = Hex([1; 64]);
+        assert_eq!(field(unsigned), "pseudonym.json: steps[1].signature");
+        let mut missing = files();
+        missing.pseudonyms.steps.pop();
+        assert_eq!(field(missing), "pseudonym.json: steps");
+        let mut other = files();
+        other.session.session_id.0[0] ^= 1;
+        assert_eq!(field(other), "session.json: session-id");
+    }
+}

@@ -13,7 +13,7 @@ use crate::dcnet::{
     hash,
     identity::Identity,
     interval::{Interval, Nonce, SignedInterval},
-    message::{self, Reader, kind},
+    message::{self, Reader, Share, kind},
     pads::Pads,
     proof,
 };
@@ -191,21 +191,20 @@ impl Chain {
     pub fn send(
         &mut self,
         share_kind: u8,
-        number: u32,
-        round: u64,
-        share: &[u8],
+        share: &Share<'_>,
         interval: &[u8; 32],
         identity: &Identity,
         out: &mut Vec<u8>,
     ) {
-        message::frame(out, share_kind, &[share]);
-        self.push(share);
-        if round % CHECK_EVERY == CHECK_EVERY - 1 {
-            let signature = identity.sign("check", &self.signed(interval, round));
+        let bytes = share.to_bytes();
+        message::frame(out, share_kind, &[&bytes]);
+        self.push(&bytes);
+        if share.round % CHECK_EVERY == CHECK_EVERY - 1 {
+            let signature = identity.sign("check", &self.signed(interval, share.round));
             message::frame(
                 out,
                 kind::CHECK,
-                &[&number.to_be_bytes(), &round.to_be_bytes(), &signature.0],
+                &[&share.number.to_be_bytes(), &share.round.to_be_bytes(), &signature.0],
             );
         }
     }

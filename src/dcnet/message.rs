@@ -68,11 +68,14 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, body: &[&[u8]]) {
     }
 }
 
+/// A message's kind and body, and the bytes it took with its length.
+pub type Frame<'a> = (u8, &'a [u8], usize);
+
 /// Takes the next whole message off the front; none until all of it is there.
 ///
 /// # Errors
 /// On a length no message has.
-pub fn next_frame(bytes: &[u8]) -> Result<Option<(u8, &[u8], usize)>, DcnetError> {
+pub fn next_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, DcnetError> {
     let Some((head, rest)) = bytes.split_at_checked(4) else { return Ok(None) };
     let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
     if len == 0 || len > MESSAGE_MAX {
@@ -370,7 +373,8 @@ mod tests {
                 signature: signed.then_some([5; 64]),
                 frames: vec![(1, &frame), (2, &[])],
             };
-            prop_assert_eq!(Down::parse(&down.to_bytes(), 64).unwrap(), down);
+            let bytes = down.to_bytes();
+            prop_assert_eq!(Down::parse(&bytes, 64).unwrap(), down);
         }
 
         #[test]
@@ -380,7 +384,8 @@ mod tests {
                 number, round, requests: Scalar::from(round),
                 slot: with.then_some((Scalar::from(number), cell.as_slice())),
             };
-            prop_assert_eq!(Share::parse(&share.to_bytes(), 64).unwrap(), share);
+            let bytes = share.to_bytes();
+            prop_assert_eq!(Share::parse(&bytes, 64).unwrap(), share);
         }
 
         #[test]

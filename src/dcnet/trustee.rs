@@ -189,9 +189,7 @@ impl Trustee {
                 Share { number, round, requests: sums.request, slot: Some((sums.slot, &pad)) };
             running.chain.send(
                 kind::PAD,
-                number,
-                round,
-                &share.to_bytes(),
+                &share,
                 &running.hash,
                 &self.member.identity,
                 &mut self.out,

@@ -66,12 +66,24 @@ fn not_a(role: &str, private: &Path) -> DcnetError {
     )
 }
 
+/// Where a cepa client listens for SOCKS5 unless told otherwise.
+const ONION_SOCKS: &str = "127.0.0.1:1080";
+
+/// `via-onion` is the SOCKS5 port of a cepa client, whose circuit hides where the group is.
+fn exit_address(exit: &str) -> String {
+    match exit.strip_prefix("via-onion") {
+        Some("") => ONION_SOCKS.to_owned(),
+        Some(rest) => rest.trim_start_matches('=').to_owned(),
+        None => exit.to_owned(),
+    }
+}
+
 pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     let group = store::load_group(&args.config_dir)?;
     let bind = args.bind.as_ref().unwrap_or(&group.system.relay.host);
     let listener = listen(&format!("{bind}:{}", args.port)).await?;
     if args.wire == Wire::Seed {
-        return seed_relay::run(&group, listener, args.exit).await;
+        return seed_relay::run(&group, listener, exit_address(&args.exit)).await;
     }
     let identity = store::load_identity(&args.config_dir.join("relay.json"))?;
     if identity.public() != group.relay {
@@ -82,7 +94,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         group: Arc::new(group),
         identity,
         dir: args.config_dir.clone(),
-        exit: args.exit,
+        exit: exit_address(&args.exit),
         pace: Pace { round_robin: args.round_robin, ..Pace::default() },
     };
     let board = status::Board::default();

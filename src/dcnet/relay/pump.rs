@@ -227,7 +227,7 @@ impl Relay {
                 self.out.push_back(Transmit::To(PartyRef::Trustee(member.index), credit.clone()));
             }
         }
-        let signature = (round > 0 && round % SIGN_EVERY == 0).then(|| {
+        let signature = (round > 0 && round.is_multiple_of(SIGN_EVERY)).then(|| {
             self.identity.sign("history", &running.history.signed(&running.hash, round)).0
         });
         let count = running.results.len().min(16);

@@ -26,6 +26,9 @@ use cepa::dcnet::{
 use curve25519_dalek::Scalar;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+/// Changes a message on its way; whether it did.
+pub type Bend = fn(u8, &mut Vec<u8>) -> bool;
+
 /// How a party lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -86,7 +89,7 @@ pub struct Net {
     start: Instant,
     liar: Option<(PartyRef, Lie, u64)>,
     /// Changes what the relay says to one party.
-    pub bend: Option<(PartyRef, fn(u8, &mut Vec<u8>) -> bool)>,
+    pub bend: Option<(PartyRef, Bend)>,
     pub clients_heard: BTreeMap<PartyRef, Vec<Vec<u8>>>,
 }
 
