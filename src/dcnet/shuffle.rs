@@ -14,7 +14,7 @@
 //!      \--------- c, p --------> (c B, c X permuted)
 //! ```
 
-use curve25519_dalek::{RistrettoPoint, Scalar};
+use curve25519_dalek::{RistrettoPoint, Scalar, ristretto::RistrettoBasepointTable};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -67,14 +67,29 @@ pub struct KeyList {
     pub keys: Vec<RistrettoPoint>,
 }
 
-impl KeyList {
+/// Multiples of a list's points, for the many products of a proof.
+struct Tables {
+    base: RistrettoBasepointTable,
+    keys: Vec<RistrettoBasepointTable>,
+}
+
+impl Tables {
     /// `keys[i]` multiplied by `c` at place `order[i]`.
-    fn moved(&self, c: &Scalar, order: &[u16]) -> Self {
+    fn moved(&self, c: &Scalar, order: &[u16]) -> KeyList {
         let mut keys = vec![RistrettoPoint::default(); self.keys.len()];
         for (key, place) in self.keys.iter().zip(order) {
-            keys[usize::from(*place)] = c * key;
+            keys[usize::from(*place)] = key * c;
         }
-        Self { base: c * self.base, keys }
+        KeyList { base: &self.base * c, keys }
+    }
+}
+
+impl KeyList {
+    fn tables(&self) -> Tables {
+        Tables {
+            base: RistrettoBasepointTable::create(&self.base),
+            keys: self.keys.iter().map(RistrettoBasepointTable::create).collect(),
+        }
     }
 
     /// A hash of the doubled points, which compress together for one inversion.
@@ -126,14 +141,15 @@ pub fn prove(context: &[u8], input: &KeyList, rng: &mut impl Rng) -> (KeyList, V
     let count = input.keys.len();
     let c = hash::random_scalar(rng);
     let order = permutation(&random_seed(rng), count);
-    let output = input.moved(&c, &order);
+    let input_tables = input.tables();
+    let output = input_tables.moved(&c, &order);
     let halves: Vec<(Scalar, [u8; 32])> =
         (0..ROUNDS).map(|_| (hash::random_scalar(rng), random_seed(rng))).collect();
     let orders: Vec<Vec<u16>> = halves.iter().map(|(_, seed)| permutation(seed, count)).collect();
     let commitments: Vec<[u8; 32]> = halves
         .iter()
         .zip(&orders)
-        .map(|((half, _), order)| input.moved(half, order).commitment())
+        .map(|((half, _), order)| input_tables.moved(half, order).commitment())
         .collect();
     let bits = choices(context, input, &output, &commitments);
     let mut bytes = commitments.concat();
@@ -170,6 +186,7 @@ fn verify_inner(context: &[u8], input: &KeyList, output: &KeyList, proof: &[u8])
     let commitments: Vec<[u8; 32]> =
         table.chunks_exact(32).map(|chunk| chunk.try_into().ok()).collect::<Option<_>>()?;
     let bits = choices(context, input, output, &commitments);
+    let (input_tables, output_tables) = (input.tables(), output.tables());
     for (round, commitment) in commitments.iter().enumerate() {
         let opened_first = bits[round / 8] >> (round % 8) & 1 == 0;
         let (entry, tail) = rest.split_at_checked(32 + tail_len(opened_first, count))?;
@@ -181,7 +198,7 @@ fn verify_inner(context: &[u8], input: &KeyList, output: &KeyList, proof: &[u8])
         }
         let half = if opened_first {
             let seed: [u8; 32] = entry[32..].try_into().ok()?;
-            input.moved(&scalar, &permutation(&seed, count))
+            input_tables.moved(&scalar, &permutation(&seed, count))
         } else {
             let order: Vec<u16> = entry[32..]
                 .chunks_exact(2)
@@ -194,7 +211,7 @@ fn verify_inner(context: &[u8], input: &KeyList, output: &KeyList, proof: &[u8])
                     return None;
                 }
             }
-            output.moved(&scalar, &order)
+            output_tables.moved(&scalar, &order)
         };
         if half.commitment() != *commitment {
             return None;

@@ -235,6 +235,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let jam = Arc::new(AtomicBool::new(false));
     let started = plan.clients - usize::from(plan.blame);
     let mut parties = start_relay(dir, &exit_address, relay_port)?;
+    await_status(dir, Duration::from_secs(60), |_| true).await?;
     parties.extend(supervisor::start_all(&supervisor::Plan {
         dir: dir.to_owned(),
         trustees: files.system.trustees.iter().map(|entry| entry.id.to_string()).collect(),
@@ -247,7 +248,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     if plan.blame {
         start_jammer(dir, &files, plan, &jam)?;
     }
-    let patience = Duration::from_secs(60 + 4 * plan.clients as u64);
+    let patience = Duration::from_secs(60 + 10 * plan.clients as u64);
     await_status(dir, patience, |status| status.members.len() == plan.clients).await?;
     let mut report = Report {
         parties: "processes",

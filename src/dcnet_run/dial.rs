@@ -1,6 +1,6 @@
 //! Dialling a relay that may start a moment later.
 //!
-//! In: `host:port`. Out: a TCP link, or the reason after ten seconds. Called by: every party.
+//! In: `host:port`. Out: a TCP link, or the reason after a minute. Called by: every party.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 /// How long a party waits for its relay to come up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Connects, again and again until [`PATIENCE`] is over.
 ///
