@@ -288,7 +288,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(order, [1, 2, 1, 11, 2, 12]);
+        assert_eq!(order, [1, 2, 1, 2, 11, 2, 12]);
         assert_eq!(here.len(), 2, "the other direction is open");
         for conn in [1, 2] {
             there.write(conn, b"late");
