@@ -7,6 +7,7 @@ use std::error::Error;
 use crate::{
     capture::CaptureError,
     config::ConfigError,
+    controller::ControllerError,
     dcnet::error::DcnetError,
     directory::ClientError,
     node::NodeError,
@@ -65,6 +66,12 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     }
     if cause.downcast_ref().is_some_and(CaptureError::is_missing_privilege) {
         return Some(ExitCode::MissingPrivilege);
+    }
+    match cause.downcast_ref::<ControllerError>() {
+        Some(ControllerError::Control(error)) => return Some(of_control(error)),
+        Some(ControllerError::Setting { .. }) => return Some(ExitCode::Usage),
+        Some(error) if error.is_missing_privilege() => return Some(ExitCode::MissingPrivilege),
+        _ => {}
     }
     match cause.downcast_ref::<NodeError>() {
         Some(NodeError::Control(error)) => Some(of_control(error)),

@@ -121,7 +121,6 @@ fn command() -> clap::Command {
 }
 
 /// Runs `future` on a runtime of one thread, for one-shot commands.
-#[allow(dead_code, reason = "commands use it as they come")]
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }

@@ -28,7 +28,7 @@ settings! {
         state: PathBuf = PathBuf::from("/var/lib/cepa/controller"), "DIR", global;
         /// Who may register: token (single-use tokens) or open (anyone; for labs).
         admission: Admission = Admission::Token, "token|open";
-        /// Loopback address of /metrics; unset: off.
+        /// One more address for /metrics, on loopback; the main one answers it to this machine only.
         metrics: Option<SocketAddr> = None, "IP:PORT";
         /// A node unseen for so long is not listed.
         down_after: Period = Period::from_secs(30), "DURATION";

@@ -72,7 +72,14 @@ impl Administration {
     /// Why the key cannot be used.
     pub fn link(&mut self) -> Result<ControllerLink, ControllerError> {
         let id = keyring::current(&self.dir, &mut self.database)?.id();
-        link_to(self.public.as_deref(), self.listen, id)
+        self.link_for(id)
+    }
+
+    /// The address is the configured public one, or else the one that the controller was last
+    /// started with, whatever flags it had.
+    fn link_for(&self, id: NodeId) -> Result<ControllerLink, ControllerError> {
+        let remembered = self.database.authority()?;
+        link_to(self.public.as_deref().or(remembered.as_deref()), self.listen, id)
     }
 
     /// Makes a single-use token.
@@ -187,7 +194,7 @@ impl Administration {
         overlap: SignedDuration,
     ) -> Result<ControllerLink, ControllerError> {
         let identity = keyring::rotate(&self.dir, &mut self.database, now, overlap)?;
-        link_to(self.public.as_deref(), self.listen, identity.id())
+        self.link_for(identity.id())
     }
 }
 
@@ -203,7 +210,7 @@ pub fn adopt_key(settings: &Settings) -> Result<NodeId, ControllerError> {
 
 /// Files made by another user could not be read by the daemon.
 fn check_owner(path: &Path) -> Result<(), ControllerError> {
-    let failed = |source| ControllerError::Io { action: "read the state directory", source };
+    let failed = |cause| ControllerError::Io { action: "read the state directory", cause };
     let owner = std::fs::metadata(path).map_err(failed)?.uid();
     let own = std::fs::metadata("/proc/self").map_err(failed)?.uid();
     if owner == own {

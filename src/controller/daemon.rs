@@ -84,18 +84,18 @@ impl Controller {
         });
         let (store, identity) = opened.await.map_err(|error| ControllerError::Io {
             action: "open the state",
-            source: std::io::Error::other(error),
+            cause: std::io::Error::other(error),
         })??;
         let listener = listen(settings.listen).await?;
         let metrics = match settings.metrics {
             Some(addr) => Some(listen(addr).await?),
             None => None,
         };
-        let addr = listener.local_addr().map_err(|source| ControllerError::Io {
-            action: "read the listening address",
-            source,
-        })?;
+        let addr = listener
+            .local_addr()
+            .map_err(|cause| ControllerError::Io { action: "read the listening address", cause })?;
         let link = admin::link_to(settings.public.as_deref(), addr, identity.id())?;
+        store.set_authority(link.authority()).await?;
         let prober = Prober::bind(settings.listen.ip()).await;
         let remembered = store.load().await?;
         let keyring = Keyring { identity, changes: remembered.key_changes.clone() };
@@ -162,13 +162,16 @@ impl Controller {
         if let Err(error) = app.store.update(records).await {
             log::warn!("who was seen last was not written down: {error}");
         }
+        if let Err(error) = app.store.close().await {
+            log::warn!("the database was not closed: {error}");
+        }
         log::info!("the controller stopped");
     }
 }
 
 async fn listen(addr: SocketAddr) -> Result<TcpListener, ControllerError> {
-    TcpListener::bind(addr).await.map_err(|source| {
-        let hint = match source.kind() {
+    TcpListener::bind(addr).await.map_err(|cause| {
+        let hint = match cause.kind() {
             ErrorKind::AddrInUse => {
                 "another program has this port (ss -ltnp shows it); stop it, or choose another \
                  with --listen"
@@ -181,7 +184,7 @@ async fn listen(addr: SocketAddr) -> Result<TcpListener, ControllerError> {
             }
             _ => "choose another address with --listen",
         };
-        ControllerError::Listen { addr, source, hint }
+        ControllerError::Listen { addr, cause, hint }
     })
 }
 

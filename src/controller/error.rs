@@ -2,7 +2,7 @@
 //!
 //! In: nothing. Out: one error type. Called by: every file of controller, cli.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 use crate::{directory::DirectoryError, keys::KeyError, telemetry::control::ControlError};
 
@@ -10,12 +10,12 @@ use crate::{directory::DirectoryError, keys::KeyError, telemetry::control::Contr
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// The address is taken or not this machine's.
-    #[error("expected to listen on {addr}, got: {source}; {hint}")]
+    #[error("expected to listen on {addr}, got: {cause}; {hint}")]
     Listen {
         /// The address.
         addr: SocketAddr,
         /// Why not.
-        source: std::io::Error,
+        cause: std::io::Error,
         /// What to do.
         hint: &'static str,
     },
@@ -101,14 +101,14 @@ pub enum ControllerError {
         list: &'static str,
     },
     /// The database refuses.
-    #[error("the database {path} failed to {action}: {source}")]
+    #[error("the database {path} failed to {action}: {cause}")]
     Database {
         /// The file.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// Why not.
-        source: rusqlite::Error,
+        cause: rusqlite::Error,
     },
     /// The thread of the database is gone or behind.
     #[error("expected the database to take a request, got a {state}")]
@@ -126,11 +126,24 @@ pub enum ControllerError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The machine refuses something that has no better name.
-    #[error("expected to {action}, got: {source}")]
+    #[error("expected to {action}, got: {cause}")]
     Io {
         /// What was tried.
         action: &'static str,
         /// Why not.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
+}
+
+impl ControllerError {
+    /// Whether another user, or one with more rights, could do it.
+    pub fn is_missing_privilege(&self) -> bool {
+        let denied = |cause: &std::io::Error| cause.kind() == ErrorKind::PermissionDenied;
+        match self {
+            Self::NotOwner { .. } => true,
+            Self::Listen { cause, .. } | Self::Io { cause, .. } => denied(cause),
+            Self::Key(KeyError::File { cause, .. }) => denied(cause),
+            _ => false,
+        }
+    }
 }

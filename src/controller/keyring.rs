@@ -41,7 +41,7 @@ pub(crate) fn key_file(id: NodeId) -> String {
 
 /// The files of all controller keys in a directory.
 pub(crate) fn key_files(dir: &Path) -> Result<Vec<PathBuf>, ControllerError> {
-    let failed = |source| ControllerError::Io { action: "list the state directory", source };
+    let failed = |cause| ControllerError::Io { action: "list the state directory", cause };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -133,5 +133,5 @@ pub(crate) fn adopt(dir: &StateDir) -> Result<Identity, ControllerError> {
 
 fn remove(dir: &StateDir, id: NodeId) -> Result<(), ControllerError> {
     std::fs::remove_file(dir.file(&key_file(id)))
-        .map_err(|source| ControllerError::Io { action: "remove a key that is not used", source })
+        .map_err(|cause| ControllerError::Io { action: "remove a key that is not used", cause })
 }

@@ -102,7 +102,7 @@ pub(crate) async fn publish(
     .await
     .map_err(|error| ControllerError::Io {
         action: "sign the directory",
-        source: std::io::Error::other(error),
+        cause: std::io::Error::other(error),
     })??;
     let body = serde_json::to_vec(&signed).map_err(|error| DirectoryError::Malformed {
         expected: "a directory",

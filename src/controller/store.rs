@@ -169,4 +169,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn update(&self, nodes: Vec<NodeRecord>) -> Answer<'_, Option<NodeId>>;
     /// Remembers the directory of this version.
     fn publish(&self, version: u64, signed: SignedDirectory) -> Answer<'_, ()>;
+    /// Remembers the `HOST:PORT` that links and tokens carry, for commands.
+    fn set_authority(&self, authority: String) -> Answer<'_, ()>;
+    /// Writes everything out and ends; whatever is asked later fails.
+    fn close(&self) -> Answer<'_, ()>;
 }

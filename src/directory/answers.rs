@@ -174,7 +174,7 @@ impl SignedEntry {
         })?;
         let signature = controller
             .sign(&[ENTRY_LABEL, &bytes].concat())
-            .map_err(|source| DirectoryError::Signature { document: "entry", source })?;
+            .map_err(|cause| DirectoryError::Signature { document: "entry", cause })?;
         Ok(Self { bytes, signature, signer: controller.spki_der().to_vec() })
     }
 
@@ -184,7 +184,7 @@ impl SignedEntry {
     /// # Errors
     /// Why it is refused.
     pub fn verify(&self, pinned: &NodeId) -> Result<Entry, DirectoryError> {
-        let refused = |source| DirectoryError::Signature { document: "entry", source };
+        let refused = |cause| DirectoryError::Signature { document: "entry", cause };
         let signer = PublicIdentity::from_spki_der(&self.signer).map_err(refused)?;
         if signer.id() != *pinned {
             return Err(DirectoryError::Signer { pinned: *pinned, got: signer.id() });

@@ -91,7 +91,7 @@ impl Descriptor {
     /// When the public key is none that this program accepts.
     pub fn identity(&self) -> Result<PublicIdentity, DirectoryError> {
         PublicIdentity::from_spki_der(&self.spki)
-            .map_err(|source| DirectoryError::Signature { document: "descriptor", source })
+            .map_err(|cause| DirectoryError::Signature { document: "descriptor", cause })
     }
 
     /// Whether the node has this role.
@@ -240,7 +240,7 @@ impl SignedDescriptor {
         })?;
         let signature = identity
             .sign(&signed_message(&bytes))
-            .map_err(|source| DirectoryError::Signature { document: "descriptor", source })?;
+            .map_err(|cause| DirectoryError::Signature { document: "descriptor", cause })?;
         Ok(Self { bytes, signature })
     }
 
@@ -261,7 +261,7 @@ impl SignedDescriptor {
         let identity = descriptor.identity()?;
         identity
             .verify(&signed_message(&self.bytes), &self.signature)
-            .map_err(|source| DirectoryError::Signature { document: "descriptor", source })?;
+            .map_err(|cause| DirectoryError::Signature { document: "descriptor", cause })?;
         descriptor.check()?;
         Ok((descriptor, identity))
     }

@@ -33,12 +33,12 @@ pub enum DirectoryError {
         got: String,
     },
     /// A signature that does not verify, or a key that is none.
-    #[error("the {document} is refused: {source}")]
+    #[error("the {document} is refused: {cause}")]
     Signature {
         /// What was signed.
         document: &'static str,
         /// What is wrong.
-        source: KeyError,
+        cause: KeyError,
     },
     /// The directory was signed by a key that the link does not lead to.
     #[error(

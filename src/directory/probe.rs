@@ -22,7 +22,7 @@ pub fn sign_probe(
     nonce: [u8; 32],
     now: Timestamp,
 ) -> Result<Probe, DirectoryError> {
-    let failed = |source| DirectoryError::Signature { document: "probe", source };
+    let failed = |cause| DirectoryError::Signature { document: "probe", cause };
     let issued = u64::try_from(now.as_second()).unwrap_or(0);
     let made = controller.sign(&Probe::signed_bytes(&nonce, &node, issued)).map_err(failed)?;
     let signature = made.try_into().map_err(|made: Vec<u8>| DirectoryError::Malformed {
@@ -60,7 +60,7 @@ pub fn check_probe(
     }
     controller
         .verify(&Probe::signed_bytes(&probe.nonce, &probe.node, probe.issued), &probe.signature)
-        .map_err(|source| DirectoryError::Signature { document: "probe", source })
+        .map_err(|cause| DirectoryError::Signature { document: "probe", cause })
 }
 
 #[cfg(test)]

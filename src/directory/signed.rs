@@ -87,7 +87,7 @@ impl SignedDirectory {
         let bytes = to_json(body, "a directory")?;
         let signature = identity
             .sign(&[LABEL, &bytes].concat())
-            .map_err(|source| DirectoryError::Signature { document: "directory", source })?;
+            .map_err(|cause| DirectoryError::Signature { document: "directory", cause })?;
         Ok(Self { bytes, signature, signer: identity.spki_der().to_vec(), key_changes })
     }
 
@@ -115,7 +115,7 @@ impl SignedDirectory {
         pinned: &NodeId,
         now: Timestamp,
     ) -> Result<(DirectoryBody, PublicIdentity), DirectoryError> {
-        let refused = |source| DirectoryError::Signature { document: "directory", source };
+        let refused = |cause| DirectoryError::Signature { document: "directory", cause };
         let signer = PublicIdentity::from_spki_der(&self.signer).map_err(refused)?;
         follow_key_changes(*pinned, signer.id(), &self.key_changes, now)?;
         signer.verify(&[LABEL, &self.bytes].concat(), &self.signature).map_err(refused)?;
@@ -176,7 +176,7 @@ impl SignedKeyChange {
         let bytes = to_json(&change, "a key change")?;
         let signature = old
             .sign(&[CHANGE_LABEL, &bytes].concat())
-            .map_err(|source| DirectoryError::Signature { document: "key change", source })?;
+            .map_err(|cause| DirectoryError::Signature { document: "key change", cause })?;
         Ok(Self { bytes, signature })
     }
 
@@ -185,7 +185,7 @@ impl SignedKeyChange {
     /// # Errors
     /// [`DirectoryError::Malformed`] or [`DirectoryError::Signature`].
     pub fn verify(&self) -> Result<(PublicIdentity, PublicIdentity, KeyChange), DirectoryError> {
-        let refused = |source| DirectoryError::Signature { document: "key change", source };
+        let refused = |cause| DirectoryError::Signature { document: "key change", cause };
         let change: KeyChange = from_json(&self.bytes, "a key change")?;
         let old = PublicIdentity::from_spki_der(&change.old).map_err(refused)?;
         let new = PublicIdentity::from_spki_der(&change.new).map_err(refused)?;

@@ -72,13 +72,13 @@ pub enum KeyError {
         got: String,
     },
     /// The file system refused.
-    #[error("expected to {action} {path}, got: {source}")]
+    #[error("expected to {action} {path}, got: {cause}")]
     File {
         /// What was tried.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// Why it failed.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }

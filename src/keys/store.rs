@@ -192,7 +192,7 @@ impl StateDir {
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> KeyError + Copy {
-    move |source| KeyError::File { action, path: path.to_owned(), source }
+    move |cause| KeyError::File { action, path: path.to_owned(), cause }
 }
 
 fn check_mode(path: &Path, mode: u32, wanted: u32) -> Result<(), KeyError> {
@@ -309,8 +309,8 @@ impl OnionKeys {
         let current = StoredKey::of(current);
         let stored = StoredKeys { schema: ONION_SCHEMA.to_owned(), current, previous };
         let json = Zeroizing::new(serde_json::to_vec(&stored).map_err(|error| {
-            let source = std::io::Error::other(error.to_string());
-            KeyError::File { action: "write", path: dir.file(ONION_FILE), source }
+            let cause = std::io::Error::other(error.to_string());
+            KeyError::File { action: "write", path: dir.file(ONION_FILE), cause }
         })?);
         dir.write(ONION_FILE, &json)
     }

@@ -18,7 +18,6 @@ use super::{
     data_thread::{DataThread, Handle},
     relay_service::suites,
     routes::Routes,
-    service_manager::{ready, stop_signal},
 };
 use crate::{
     capture::{
@@ -36,6 +35,7 @@ use crate::{
         control::{
             CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
         },
+        service_manager::{ready, stop_signal},
     },
 };
 

@@ -19,7 +19,6 @@ mod reactor;
 mod relay;
 mod relay_service;
 mod routes;
-mod service_manager;
 
 pub use client_service::run_client;
 pub use error::NodeError;

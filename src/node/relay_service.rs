@@ -18,7 +18,6 @@ use super::{
     data_thread::{DataThread, Handle},
     exit_setup,
     relay::{Relay, RelayCommand, RelaySettings},
-    service_manager::{ready, stop_signal},
 };
 use crate::{
     capture::{route, udp::UdpSocket},
@@ -33,6 +32,7 @@ use crate::{
     telemetry::{
         NodeState, NodeStatus, Status,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
+        service_manager::{ready, stop_signal},
     },
 };
 

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod logs;
+pub mod service_manager;
 mod snapshot;
 
 pub use snapshot::{

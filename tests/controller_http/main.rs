@@ -4,6 +4,7 @@
 
 mod abuse;
 mod admission;
+mod cli;
 mod commands;
 mod directory;
 mod restart;

@@ -97,9 +97,7 @@ impl Stage {
     }
 
     pub(crate) fn admin(&self) -> Administration {
-        let mut settings = self.settings.clone();
-        settings.listen = self.addr;
-        Administration::open_existing(&settings).unwrap()
+        Administration::open_existing(&self.settings).unwrap()
     }
 
     pub(crate) fn state(&self, file: &str) -> PathBuf {

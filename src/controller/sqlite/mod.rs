@@ -26,7 +26,12 @@ use crate::{
 /// Requests that wait for the thread at most; further ones are refused.
 const QUEUE: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Database) + Send>;
+type Work = Box<dyn FnOnce(&mut Database) + Send>;
+
+enum Job {
+    Work(Work),
+    Close(oneshot::Sender<()>),
+}
 
 /// The store on SQLite.
 #[derive(Debug)]
@@ -42,10 +47,18 @@ impl SqliteStore {
             .name("cepa-store".to_owned())
             .spawn(move || {
                 for job in queue {
-                    job(&mut database);
+                    match job {
+                        Job::Work(work) => work(&mut database),
+                        Job::Close(closed) => {
+                            drop(database);
+                            // Whoever asked may have gone away.
+                            let _ = closed.send(());
+                            return;
+                        }
+                    }
                 }
             })
-            .map_err(|source| ControllerError::Io { action: "start a thread", source })?;
+            .map_err(|cause| ControllerError::Io { action: "start a thread", cause })?;
         Ok(Self { jobs })
     }
 
@@ -54,17 +67,20 @@ impl SqliteStore {
         work: impl FnOnce(&mut Database) -> Result<T, ControllerError> + Send + 'static,
     ) -> Answer<'_, T> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |database| {
+        let sent = self.send(Job::Work(Box::new(move |database| {
             // Whoever asked may have gone away.
             let _ = reply.send(work(database));
-        });
-        let sent = self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => ControllerError::Busy { state: "full queue" },
-            TrySendError::Disconnected(_) => ControllerError::Busy { state: "stopped thread" },
-        });
+        })));
         Box::pin(async move {
             sent?;
             answer.await.unwrap_or(Err(ControllerError::Busy { state: "stopped thread" }))
+        })
+    }
+
+    fn send(&self, job: Job) -> Result<(), ControllerError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => ControllerError::Busy { state: "full queue" },
+            TrySendError::Disconnected(_) => ControllerError::Busy { state: "stopped thread" },
         })
     }
 }
@@ -101,6 +117,19 @@ impl Store for SqliteStore {
                 DirectoryError::Malformed { expected: "a directory", got: error.to_string() }
             })?;
             database.publish(version, &json)
+        })
+    }
+
+    fn set_authority(&self, authority: String) -> Answer<'_, ()> {
+        self.ask(move |database| database.set_authority(&authority))
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        let (closed, answer) = oneshot::channel();
+        let sent = self.send(Job::Close(closed));
+        Box::pin(async move {
+            sent?;
+            answer.await.map_err(|_| ControllerError::Busy { state: "stopped thread" })
         })
     }
 }

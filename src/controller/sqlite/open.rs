@@ -65,8 +65,8 @@ impl Database {
                 }
                 make_file(&path)?;
             }
-            Err(source) => {
-                return Err(ControllerError::Io { action: "open the database", source });
+            Err(cause) => {
+                return Err(ControllerError::Io { action: "open the database", cause });
             }
             Ok(found) if found.len() == 0 && has_key => {
                 return Err(ControllerError::Damaged { path, got: "an empty file".to_owned() });
@@ -89,14 +89,14 @@ impl Database {
     fn connect(path: PathBuf) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)
-            .map_err(|source| database_error(&path, "open", source))?;
+            .map_err(|cause| database_error(&path, "open", cause))?;
         let mut database = Self { connection, path };
         database.set_up()?;
         Ok(database)
     }
 
     fn set_up(&mut self) -> Result<()> {
-        let failed = |source| database_error(&self.path, "open", source);
+        let failed = |cause| database_error(&self.path, "open", cause);
         let connection = &mut self.connection;
         connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
         let (application, version, tables): (i32, i32, i64) = connection
@@ -149,12 +149,12 @@ impl Database {
         action: &'static str,
     ) -> impl Fn(rusqlite::Error) -> ControllerError + use<> {
         let path = self.path.clone();
-        move |source| database_error(&path, action, source)
+        move |cause| database_error(&path, action, cause)
     }
 }
 
-fn database_error(path: &Path, action: &'static str, source: rusqlite::Error) -> ControllerError {
-    let damaged = match &source {
+fn database_error(path: &Path, action: &'static str, cause: rusqlite::Error) -> ControllerError {
+    let damaged = match &cause {
         rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
             true
         }
@@ -165,9 +165,9 @@ fn database_error(path: &Path, action: &'static str, source: rusqlite::Error) ->
     };
     let path = path.to_owned();
     if damaged {
-        return ControllerError::Damaged { path, got: source.to_string() };
+        return ControllerError::Damaged { path, got: cause.to_string() };
     }
-    ControllerError::Database { path, action, source }
+    ControllerError::Database { path, action, cause }
 }
 
 fn make_file(path: &Path) -> Result<()> {
@@ -177,7 +177,7 @@ fn make_file(path: &Path) -> Result<()> {
         .mode(0o600)
         .open(path)
         .map(drop)
-        .map_err(|source| ControllerError::Io { action: "make the database", source })
+        .map_err(|cause| ControllerError::Io { action: "make the database", cause })
 }
 
 /// Compares the file's length with the number of pages in its header, which SQLite itself takes

@@ -17,6 +17,7 @@ use crate::{
 };
 
 const CURRENT_KEY: &str = "current_key";
+const AUTHORITY: &str = "authority";
 
 impl Database {
     /// The fingerprint of the controller's key; none before the first start is complete.
@@ -32,6 +33,26 @@ impl Database {
             got: "a key fingerprint that is none".to_owned(),
         };
         text.parse().map(Some).map_err(damaged)
+    }
+
+    /// The `HOST:PORT` that the controller was last started with; none before.
+    pub(crate) fn authority(&self) -> Result<Option<String>> {
+        self.connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", [AUTHORITY], |row| row.get(0))
+            .optional()
+            .map_err(self.failed("read the address"))
+    }
+
+    /// Remembers the `HOST:PORT` that the controller is started with.
+    pub(crate) fn set_authority(&mut self, authority: &str) -> Result<()> {
+        self.connection
+            .execute(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                 ON CONFLICT (key) DO UPDATE SET value = ?2 WHERE value <> ?2",
+                [AUTHORITY, authority],
+            )
+            .map(drop)
+            .map_err(self.failed("write the address"))
     }
 
     /// Names the controller's key, and remembers how it came from `old`, if it did.

@@ -272,3 +272,45 @@ fn a_first_start_that_was_interrupted_goes_on() {
     let first = keyring::current(&dir, &mut database).unwrap().id();
     assert_eq!(keyring::current(&dir, &mut database).unwrap().id(), first);
 }
+
+#[tokio::test]
+async fn a_closed_store_is_one_whole_file_and_answers_no_more() {
+    let (_folder, dir) = state();
+    filled(&dir);
+    let store = SqliteStore::start(Database::open(&dir).unwrap()).unwrap();
+    assert_eq!(store.load().await.unwrap().nodes.len(), 7);
+    store.update(vec![node(1)]).await.unwrap();
+    assert!(dir.file("controller.db-wal").exists());
+    store.close().await.unwrap();
+    assert!(!dir.file("controller.db-wal").exists());
+    let error = store.load().await.unwrap_err();
+    assert!(matches!(error, ControllerError::Busy { .. }), "{error}");
+}
+
+#[test]
+fn a_database_cut_beside_a_log_is_whole_again_or_refused() {
+    let (_folder, dir) = state();
+    filled(&dir);
+    // As after a kill: what was written last is in the log only.
+    let mut open = Database::open(&dir).unwrap();
+    open.revoke_node(identity(1).id(), at(50)).unwrap();
+    let (path, log) = (dir.file(DATABASE), dir.file("controller.db-wal"));
+    let (whole, tail) = (fs::read(&path).unwrap(), fs::read(&log).unwrap());
+    assert!(!tail.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let copy = StateDir::open(&folder.path().join("copy")).unwrap();
+    copy.write(&keyring::key_file(identity(0).id()), b"any").unwrap();
+    for len in (0..=whole.len()).step_by(2048) {
+        copy.write(DATABASE, &whole[..len]).unwrap();
+        copy.write("controller.db-wal", &tail).unwrap();
+        let _ = fs::remove_file(copy.file("controller.db-shm"));
+        match Database::open(&copy) {
+            Ok(database) => {
+                let revoked = database.nodes().unwrap().into_iter().filter(|n| n.revoked.is_some());
+                assert_eq!(revoked.count(), 1, "{len}: something was lost silently");
+                assert_eq!(database.nodes().unwrap().len(), 7, "{len}");
+            }
+            Err(error) => assert!(matches!(error, ControllerError::Damaged { .. }), "{error}"),
+        }
+    }
+}
