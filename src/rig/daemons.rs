@@ -101,18 +101,13 @@ impl Daemons {
         arguments.extend(extra.controller.iter().cloned());
         let mut daemon = host.daemon("controller", &arguments)?;
         let deadline = Instant::now() + Duration::from_secs(15);
-        loop {
-            let output = host.own(&["controller", "link", "--state", dir])?;
-            let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            if output.status.success() && said.starts_with("cepa://") && is_answering(host) {
-                self.link = said;
-                break;
-            }
+        while !is_answering(host) {
             if !daemon.is_running() || Instant::now() > deadline {
                 bail!("the controller did not come up:\n{}", daemon.last_words());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(20));
         }
+        self.link = ask_controller(host, &["link"])?;
         self.controller = Some(daemon);
         Ok(())
     }
@@ -122,14 +117,7 @@ impl Daemons {
     /// # Errors
     /// When the controller gives none.
     pub fn token(&self, network: &Network) -> Result<String> {
-        let host = network.host("controller")?;
-        let dir = state(host);
-        let dir = dir.to_str().context("expected a path of characters")?;
-        let output = host.own(&["controller", "token", "new", "--state", dir])?;
-        if !output.status.success() {
-            bail!("no token: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        ask_controller(network.host("controller")?, &["token", "new"])
     }
 
     /// The arguments of a node.
@@ -311,6 +299,28 @@ impl Daemons {
             _ => bail!("expected a controller's status"),
         }
     }
+}
+
+/// Runs one of `cepa controller`'s commands on its host and returns the line it prints.
+fn ask_controller(host: &Host, words: &[&str]) -> Result<String> {
+    let output = host
+        .command(std::env::current_exe()?)?
+        .arg("controller")
+        .args(words)
+        .arg("--state")
+        .arg(state(host))
+        // The link names where the controller listens.
+        .env("CEPA_LISTEN", format!("{}:{PORT}", host.plan.v4()))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || said.is_empty() {
+        bail!(
+            "cepa controller {}: {}",
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(said)
 }
 
 fn is_answering(host: &Host) -> bool {

@@ -149,12 +149,18 @@ impl Network {
     /// # Errors
     /// What `ip` says.
     pub fn carry_trains(&self, whole: bool) -> Result<()> {
-        let segments = if whole { 65_535 } else { 1 };
+        // The number of segments is enough for what sockets send; packets from a TUN interface do
+        // not carry it, so their size is limited, too.
+        let limit = if whole {
+            "gso_max_segs 65535 gso_max_size 65536"
+        } else {
+            "gso_max_segs 1 gso_max_size 1500"
+        };
         for host in self.hosts.values() {
             for port in &host.plan.ports {
-                host.ip(&format!("link set dev {} gso_max_segs {segments}", port.interface))?;
+                host.ip(&format!("link set dev {} {limit}", port.interface))?;
                 let plug = host.plan.plug(port);
-                self.switch.ip(&format!("link set dev {plug} gso_max_segs {segments}"))?;
+                self.switch.ip(&format!("link set dev {plug} {limit}"))?;
             }
         }
         Ok(())
@@ -175,7 +181,10 @@ impl Network {
         for name in path {
             towards.ip(&format!("route replace {bare}/32 via {}", v4(name)?))?;
             towards = self.host(name)?;
-            towards.sysctl("net/ipv4/ip_forward", "1")?;
+            // By interface: the switch for all would also reset what an exit has set.
+            for port in &towards.plan.ports {
+                towards.sysctl(&format!("net/ipv4/conf/{}/forwarding", port.interface), "1")?;
+            }
         }
         towards.ip(&format!("route replace {bare}/32 via {}", plan::RECEIVER_V4))?;
         let home = sender.plan.v4();
@@ -202,7 +211,7 @@ impl Network {
             if number > 0 {
                 host.ip(&format!("route delete {home}/32"))?;
             }
-            host.sysctl("net/ipv4/ip_forward", "0")?;
+            host.sysctl(&format!("net/ipv4/conf/{}/forwarding", plan::INSIDE), "0")?;
         }
         self.host("receiver")?.ip(&format!("route delete {home}/32"))?;
         self.host("receiver")?.ip(&format!("address delete {bare}/32 dev lo"))?;

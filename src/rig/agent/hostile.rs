@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::{pcap::PcapReader, udp::UdpSocket},
-    model::{CELL_LEN, CID_LEN},
+    model::{CELL_LEN, CID_LEN, SEQ_LEN},
     rig::frame::Frame,
 };
 
@@ -21,7 +21,8 @@ use crate::{
 pub enum Manner {
     /// Captured cells, as they were.
     Replayed,
-    /// Captured cells with one bit flipped behind the circuit id.
+    /// The newest captured cell, under counters that the node has not seen, with one more bit
+    /// flipped: only the tag can tell.
     Flipped,
     /// Captured cells, cut short.
     Cut,
@@ -86,11 +87,16 @@ fn make(manner: Manner, cells: &[&[u8]], rng: &mut SmallRng, bytes: &mut Vec<u8>
     match manner {
         Manner::Replayed | Manner::Mixed => bytes.extend(cell(rng).unwrap_or_default()),
         Manner::Flipped => {
-            bytes.extend(cell(rng).unwrap_or_default());
-            if bytes.len() > CID_LEN {
-                let bit = rng.random_range(CID_LEN * 8..bytes.len() * 8);
-                bytes[bit / 8] ^= 1 << (bit % 8);
-            }
+            bytes.extend(cells.last().copied().unwrap_or_default());
+            let Some(seq) =
+                bytes.get_mut(CID_LEN..CID_LEN + SEQ_LEN).and_then(|seq| seq.first_chunk_mut())
+            else {
+                return;
+            };
+            let ahead = rng.random_range(50_000..1_000_000);
+            *seq = u32::from_be_bytes(*seq).wrapping_add(ahead).to_be_bytes();
+            let bit = rng.random_range((CID_LEN + SEQ_LEN) * 8..CELL_LEN * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
         }
         Manner::Cut => {
             bytes.extend(cell(rng).unwrap_or_default());

@@ -21,10 +21,14 @@ pub fn all_kinds(stage: &mut Stage<'_>, guard: &'static str, capture: &Path, cou
     let each = (count / 20).clamp(500, 50_000);
     for (manner, name, reasons) in [
         (Manner::Replayed, "a replayed cell is dropped at the first hop", vec![DropReason::Replay]),
-        (Manner::Flipped, "a flipped bit is dropped at the first hop", vec![]),
-        (Manner::Cut, "a truncated cell is dropped", vec![]),
+        (Manner::Flipped, "a flipped bit is dropped at the first hop", vec![DropReason::BadTag]),
+        (Manner::Cut, "a truncated cell is dropped", vec![DropReason::BadLength]),
         (Manner::Noise, "a random datagram is dropped", vec![]),
-        (Manner::Unknown, "a cell of an unknown circuit is dropped", vec![]),
+        (
+            Manner::Unknown,
+            "a cell of an unknown circuit is dropped",
+            vec![DropReason::UnknownCircuit],
+        ),
     ] {
         stage.promise(name, |stage| one_kind(stage, guard, capture, each, manner, &reasons));
     }
