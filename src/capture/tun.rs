@@ -3,8 +3,8 @@
 //! In: packets that the kernel routes to the interface; batches to deliver.
 //! Out: batches; packets for the kernel. Called by: node's event loop.
 //!
-//! With offload the kernel hands over unsegmented packets, which [`segment`](super::segment)
-//! splits, and takes joined ones, which [`coalesce`](super::coalesce) lays out without copying
+//! With offload the kernel hands over unsegmented packets, which `segment.rs`
+//! splits, and takes joined ones, which `coalesce.rs` lays out without copying
 //! payloads. Where the kernel refuses either, the device goes on without.
 
 use std::{

@@ -7,7 +7,7 @@
 //! defaults < /etc/cepa/<role>.toml < /etc/cepa/<role>.toml.d/*.toml < CEPA_<KEY> < --<key>
 //! ```
 //!
-//! A role's keys stand in one list ([`settings!`] in `node.rs`, `client.rs`, `controller.rs`); flags,
+//! A role's keys stand in one list (`settings!` in `node.rs`, `client.rs`, `controller.rs`); flags,
 //! variables and file keys are all made from it.
 
 mod cidr;

@@ -34,8 +34,8 @@ settings! {
         exit: bool = false, "";
         /// The interface packets leave by, of an exit; unset: the one of the default route.
         exit_interface: Option<String> = None, "IF";
-        /// Which destinations the exit lets through: comma-separated accept:NET[:PORTS] and
-        /// reject:NET[:PORTS], IPv6 in brackets, the first match decides. What no rule matches is
+        /// Which destinations the exit lets through: comma-separated accept:NET or
+        /// accept:NET:PORTS, reject likewise, IPv6 in brackets, the first match decides. What no rule matches is
         /// let through, but for private and local networks.
         exit_policy: ExitPolicy = ExitPolicy::default(), "RULES";
         /// The name of the exit's TUN device.

@@ -13,7 +13,7 @@ use tokio::{
 /// How long a party waits for its relay to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Connects, again and again until [`PATIENCE`] is over.
+/// Connects, again and again for up to a minute.
 ///
 /// # Errors
 /// The last reason.

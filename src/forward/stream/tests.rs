@@ -26,7 +26,8 @@ impl BodySink for Bodies {
 /// An IP packet of `len` bytes whose payload tells it apart from others.
 fn packet(is_v6: bool, len: usize, mark: u32) -> Vec<u8> {
     let len = if is_v6 { len.max(40) } else { len.max(20) };
-    let mut bytes: Vec<u8> = (0..len as u32).map(|at| (mark.wrapping_mul(31) + at) as u8).collect();
+    let mut bytes: Vec<u8> =
+        (0..len as u32).map(|at| mark.wrapping_mul(31).wrapping_add(at) as u8).collect();
     if is_v6 {
         bytes[0] = 0x60;
         bytes[4..6].copy_from_slice(&(len as u16 - 40).to_be_bytes());
