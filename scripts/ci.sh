@@ -36,6 +36,13 @@ case "$job" in
     usage >&2
     exit 2
     ;;
+fmt | clippy | doc | shell | layers | test | sim | fuzz-replay | netns) ;;
+sim-full | prop-full | noise-full | fuzz-full | rig | deny) ;;
+*)
+    echo "expected a job, got $job" >&2
+    usage >&2
+    exit 2
+    ;;
 esac
 
 scripts/need cc:build-essential
@@ -67,10 +74,5 @@ rig) scripts/run ;;
 deny)
     command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny
     cargo deny --offline check bans licenses sources
-    ;;
-*)
-    echo "expected a job, got $job" >&2
-    usage >&2
-    exit 2
     ;;
 esac
