@@ -22,6 +22,10 @@ use cepa::{
     wire::{
         Answer, BodyHeader, ControlFragment, CreatePrefix, ExtendValue, OaepPlain, PairMessage,
         Probe, ProbeAnswer,
+        share::{
+            BridgeDatagram, BridgeNotice, ChannelFrame, Envelope, JoinPrefix, Order, Segment,
+            ToPeer, ToTracker,
+        },
     },
 };
 
@@ -50,6 +54,11 @@ pub(crate) const ALL: &[Parser] = &[
     ("dcnet_message", dcnet_message),
     ("dcnet_blame", dcnet_blame),
     ("dcnet_cell", dcnet_cell),
+    ("share_message", share_message),
+    ("share_envelope", share_envelope),
+    ("share_order", share_order),
+    ("share_channel", share_channel),
+    ("share_bridge", share_bridge),
 ];
 
 /// Runs the parser called `name`.
@@ -222,4 +231,53 @@ fn dcnet_cell(bytes: &[u8]) {
     }
     let _ = Mux::default().handle(bytes, true, &mut Vec::new());
     let _ = read_cell(bytes);
+}
+
+fn share_message(bytes: &[u8]) {
+    if let Ok(message) = ToTracker::parse(bytes) {
+        assert_eq!(ToTracker::parse(&message.emit()), Ok(message));
+    }
+    if let Ok(message) = ToPeer::parse(bytes) {
+        assert_eq!(ToPeer::parse(&message.emit()), Ok(message));
+    }
+}
+
+fn share_envelope(bytes: &[u8]) {
+    match Envelope::parse(bytes) {
+        Ok(Envelope::Bytes { cid, payload }) => {
+            let body = Envelope::emit_bytes(cid, &payload);
+            assert_eq!(Envelope::parse(&body), Ok(Envelope::Bytes { cid, payload }));
+        }
+        Ok(Envelope::Order(order)) => {
+            let body = Envelope::emit_order(&order);
+            assert_eq!(Envelope::parse(&body), Ok(Envelope::Order(order)));
+        }
+        Err(_) => {}
+    }
+}
+
+fn share_order(bytes: &[u8]) {
+    if let Ok(order) = Order::parse(bytes) {
+        assert_eq!(Order::parse(&order.emit()), Ok(order));
+    }
+}
+
+fn share_channel(bytes: &[u8]) {
+    if let Ok(frame) = ChannelFrame::parse(bytes) {
+        assert_eq!(ChannelFrame::parse(&frame.emit()), Ok(frame));
+    }
+    if let Ok(segment) = Segment::parse(bytes) {
+        assert_eq!(Segment::parse(&segment.emit()).map(|read| read.bytes), Ok(segment.bytes));
+    }
+}
+
+fn share_bridge(bytes: &[u8]) {
+    let mut body = [0; BODY_LEN];
+    let length = bytes.len().min(BODY_LEN);
+    body[..length].copy_from_slice(&bytes[..length]);
+    let _ = BridgeDatagram::parse(&body);
+    let _ = BridgeNotice::parse(bytes);
+    if let Ok(join) = JoinPrefix::parse(bytes) {
+        assert_eq!(JoinPrefix::parse(&join.emit()), Ok(join));
+    }
 }

@@ -16,6 +16,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("forward", 2),
     ("directory", 2),
     ("dcnet", 2),
+    ("tracker", 2),
+    ("peer", 2),
     ("config", 3),
     ("telemetry", 3),
     ("capture", 4),
@@ -23,7 +25,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("node", 5),
     ("rig", 5),
     ("dcnet_run", 5),
-    ("cli", 6),
+    ("peer_run", 6),
+    ("cli", 7),
 ];
 
 /// Files of L0 to L2 that may touch sockets, files and clocks.

@@ -3,6 +3,7 @@
 //! In: packets of the kernel. Out: batches.
 //! Called by: node, rig.
 
+mod bridge_socket;
 pub mod checksum;
 mod coalesce;
 pub mod conntrack;
@@ -25,6 +26,7 @@ pub mod tap;
 pub mod tun;
 pub mod udp;
 
+pub use bridge_socket::{BridgeSocket, DatagramRun, MOST_RUN};
 pub use device::PacketDevice;
 pub use error::{CaptureError, Result};
 

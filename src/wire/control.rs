@@ -34,13 +34,26 @@ pub enum ControlType {
     Extended = 2,
     /// Hop to client: the circuit was not extended; the value is a `DestroyReason` byte.
     ExtendFailed = 3,
+    /// Client to exit: a frame for a tracker; the value is the tracker's node id and the frame.
+    TrackerUp = 4,
+    /// Exit to client: a frame of a tracker, in the same form.
+    TrackerDown = 5,
+    /// Exit to client: a bridge stands or fell; client to exit: it is done with one.
+    Bridge = 6,
 }
 
 impl ControlType {
     fn from_wire(number: u8) -> Option<Self> {
-        [Self::Extend, Self::Extended, Self::ExtendFailed]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Self::Extend,
+            Self::Extended,
+            Self::ExtendFailed,
+            Self::TrackerUp,
+            Self::TrackerDown,
+            Self::Bridge,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -48,7 +61,7 @@ impl ControlType {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ControlError {
     /// A type this program does not know.
-    #[error("expected a control type of 1 to 3, got {0}")]
+    #[error("expected a control type of 1 to 6, got {0}")]
     Type(u8),
     /// A length that does not fit the body.
     #[error("expected a control value of at most {CONTROL_VALUE_LEN} bytes, got {0}")]

@@ -1,7 +1,7 @@
 //! The bytes on the wire: parse and emit only, no keys and no state.
 //!
 //! In: bytes from outside, or typed messages. Out: typed messages, or bytes.
-//! Called by: circuit, forward, directory, node.
+//! Called by: circuit, forward, directory, node; `share` by tracker too.
 //!
 //! One type per message, each with `parse` and `emit`; layouts and vectors are in `docs/wire.md`.
 
@@ -11,6 +11,7 @@ mod control;
 mod create;
 mod pair;
 mod probe;
+pub mod share;
 
 pub use body::{BodyHeader, NO_PACKET_START, UnknownKind, body_mut, body_ref};
 pub use cell::{cid_of, first_seq, set_cid};

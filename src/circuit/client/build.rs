@@ -124,7 +124,7 @@ impl ClientCircuits {
                 let reason = DestroyReason::from_wire(reason);
                 self.end(key, CloseReason::Refused { hop: asked, reason }, true);
             }
-            ControlType::Extend => return Err(DropReason::BadControl),
+            _ => return Err(DropReason::BadControl),
         }
         Ok(())
     }
