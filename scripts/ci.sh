@@ -37,7 +37,7 @@ case "$job" in
     exit 2
     ;;
 fmt | clippy | doc | shell | layers | test | sim | fuzz-replay | netns) ;;
-sim-full | prop-full | noise-full | fuzz-full | rig | deny) ;;
+sim-full | prop-full | noise-full | fuzz-full | byzantine-full | dcnet-soak | rig | deny) ;;
 *)
     echo "expected a job, got $job" >&2
     usage >&2

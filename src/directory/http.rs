@@ -21,6 +21,9 @@ pub const LONG_POLL: Duration = Duration::from_secs(25);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an idle connection is used again: well below the 10 s after which the controller closes
+/// it, or every renewal would race with that.
+const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 /// A directory in base64 in JSON.
 const MAX_ANSWER_LEN: usize = MAX_DIRECTORY_LEN / 3 * 4 + 64 * 1024;
 
@@ -102,6 +105,7 @@ impl ControllerClient {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
+            .pool_idle_timeout(IDLE_CONNECTION)
             .local_address(local)
             .user_agent(concat!("cepa/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -149,17 +149,14 @@ impl Registration {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let mut backoff = Backoff::default();
         let mut admitted = false;
-        let mut signed = None;
         let mut next_rotation = Instant::now() + ROTATION_CHECK;
         self.state.send_modify(|state| state.node = NodeState::Registering);
         loop {
             if Instant::now() >= next_rotation {
                 next_rotation = Instant::now() + ROTATION_CHECK;
-                if self.rotate(&mut rng)? {
-                    signed = None;
-                }
+                self.rotate(&mut rng)?;
             }
-            let pause = match self.renew(&mut signed, admitted).await {
+            let pause = match self.renew(admitted).await {
                 Ok(pause) => {
                     self.contact.answered();
                     admitted = true;
@@ -184,26 +181,16 @@ impl Registration {
         }
     }
 
-    /// One registration or renewal; returns when the next one is due.
-    async fn renew(
-        &mut self,
-        signed: &mut Option<(SignedDescriptor, SocketAddr, Timestamp)>,
-        admitted: bool,
-    ) -> Result<Duration, NodeError> {
+    /// One registration or renewal; returns when the next one is due. Each is signed anew: the
+    /// same bytes again are no sign of life, for anyone could send them.
+    async fn renew(&mut self, admitted: bool) -> Result<Duration, NodeError> {
         let ip = match self.config.address {
             Some(address) => address,
             None => self.client.whoami().await?,
         };
         let addr = SocketAddr::new(ip, self.config.listen.port());
-        let now = Timestamp::now();
-        let fresh = |(_, made_for, at): &(SignedDescriptor, SocketAddr, Timestamp)| {
-            *made_for == addr && now.duration_since(*at) < DESCRIPTOR_VALIDITY / 2
-        };
-        if !signed.as_ref().is_some_and(fresh) {
-            let descriptor = self.descriptor(addr, now);
-            *signed = Some((SignedDescriptor::sign(&descriptor, &self.identity)?, addr, now));
-        }
-        let Some((descriptor, ..)) = signed.as_ref() else { return Ok(RENEW_EVERY) };
+        let descriptor = self.descriptor(addr, Timestamp::now());
+        let descriptor = &SignedDescriptor::sign(&descriptor, &self.identity)?;
         let registered = match self.client.register(descriptor, None).await {
             Err(ClientError::NotAdmitted { .. }) if !admitted && self.config.join.is_some() => {
                 let token =
@@ -246,15 +233,14 @@ impl Registration {
         }
     }
 
-    fn rotate(&mut self, rng: &mut StdRng) -> Result<bool, NodeError> {
+    fn rotate(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
         let now = Timestamp::now();
-        let rotated = self.onion.rotate_if_due(now, rng)?;
-        if rotated {
+        if self.onion.rotate_if_due(now, rng)? {
             log::info!(event = "onion_key"; "a new onion key is in use");
         }
         // The previous key's hour may also be over; a busy data path gets the keys next time.
         let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
-        Ok(rotated)
+        Ok(())
     }
 }
 

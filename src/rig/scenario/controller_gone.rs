@@ -20,6 +20,7 @@ use crate::{
 /// Stops the controller, uses the network without it, starts it again.
 pub fn stopped_and_started(stage: &mut Stage<'_>) {
     let link = stage.daemons.link.clone();
+    stage.promise("nodes stay listed for as long as they renew", still_listed);
     stage.promise("the controller ends when asked", |stage| {
         let controller = stage.daemons.controller.take().context("expected a controller")?;
         ensure!(controller.stop(), "it had to be killed, or ended with an error");
@@ -82,6 +83,20 @@ pub fn new_circuit(stage: &Stage<'_>) -> Result<()> {
     let place = Place::new("client", Some(&dir));
     ask(&place, &Request::plain(command::CIRCUIT_NEW), Duration::from_secs(20))?;
     Ok(())
+}
+
+/// Past the time after which a node that did not renew is down.
+fn still_listed(stage: &mut Stage<'_>) -> Result<Evidence> {
+    const PAST: u64 = 35;
+    loop {
+        let status = stage.daemons.controller_status(stage.network)?;
+        let listed = status.directory.nodes;
+        ensure!(listed == NODES.len(), "after {} s {listed} nodes are listed", status.uptime_s);
+        if status.uptime_s > PAST {
+            return Ok(Evidence::new(format!("{listed} are, after {} s", status.uptime_s)));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 fn download(stage: &Stage<'_>, bytes: u64) -> Result<HttpAnswer> {
