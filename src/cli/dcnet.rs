@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
+use crate::telemetry::service_manager;
+
 /// Arguments of `cepa dcnet`.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -249,11 +251,11 @@ impl Args {
         crate::dcnet_run::supervisor::end_with_supervisor();
         match self.command {
             Command::Config(args) => bootstrap::config(&args),
-            Command::Relay(args) => super::block_on(programs::relay(args)),
-            Command::Trustee(args) => super::block_on(programs::trustee(args)),
-            Command::Client(args) => super::block_on(programs::client(args)),
-            Command::Socks5(args) => super::block_on(programs::socks5(args)),
-            Command::Echo(args) => super::block_on(programs::echo(args)),
+            Command::Relay(args) => run_party(programs::relay(args)),
+            Command::Trustee(args) => run_party(programs::trustee(args)),
+            Command::Client(args) => run_party(programs::client(args)),
+            Command::Socks5(args) => run_party(programs::socks5(args)),
+            Command::Echo(args) => run_party(programs::echo(args)),
             Command::TestClient(args) => super::block_on(programs::test_client(args)),
             Command::Supervisor(args) => super::block_on(programs::supervisor(args)),
             Command::Status(args) => reports::status(&args),
@@ -261,4 +263,14 @@ impl Args {
             Command::Bench(args) => super::block_on(reports::bench(args)),
         }
     }
+}
+
+/// Runs a party on one thread, which also feeds the service manager's watchdog.
+fn run_party(party: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    super::block_on(async {
+        tokio::select! {
+            ended = party => ended,
+            () = service_manager::feed_watchdog() => Ok(()),
+        }
+    })
 }

@@ -23,7 +23,11 @@ impl<S: Settings> SettingsFlags<S> {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        let loader = Loader::default().file(self.config.clone()).variables(variables);
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let loader = Loader::default()
+            .file(self.config.clone())
+            .credentials(credentials)
+            .variables(variables);
         self.given
             .iter()
             .fold(loader, |loader, (key, texts)| loader.flag(key, texts.clone()))

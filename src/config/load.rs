@@ -1,6 +1,6 @@
-//! Brings the layers together: defaults, files, variables, flags.
+//! Brings the layers together: defaults, files, credentials, variables, flags.
 //!
-//! In: paths, `CEPA_*` variables, flags. Out: checked settings and the origin of each value.
+//! In: paths, credentials of the service manager, `CEPA_*` variables, flags. Out: checked settings and the origin of each value.
 //! Called by: cli.
 
 use std::{
@@ -23,6 +23,8 @@ pub enum Origin {
     Default,
     /// A file, and the line from 1.
     File(PathBuf, usize),
+    /// A file of the service manager's credentials (systemd's `LoadCredential`).
+    Credential(PathBuf),
     /// An environment variable.
     Variable(String),
     /// A flag.
@@ -34,6 +36,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::File(file, line) => write!(f, "{}:{line}", file.display()),
+            Self::Credential(file) => write!(f, "credential {}", file.display()),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
         }
@@ -82,13 +85,20 @@ impl<S: Settings> Loaded<S> {
 pub struct Loader {
     etc: PathBuf,
     file: Option<PathBuf>,
+    credentials: Option<PathBuf>,
     variables: Vec<(String, String)>,
     flags: Vec<(String, Vec<String>)>,
 }
 
 impl Default for Loader {
     fn default() -> Self {
-        Self { etc: PathBuf::from(ETC), file: None, variables: Vec::new(), flags: Vec::new() }
+        Self {
+            etc: PathBuf::from(ETC),
+            file: None,
+            credentials: None,
+            variables: Vec::new(),
+            flags: Vec::new(),
+        }
     }
 }
 
@@ -111,6 +121,14 @@ impl Loader {
     #[must_use]
     pub fn file(mut self, file: Option<PathBuf>) -> Self {
         self.file = file;
+        self
+    }
+
+    /// Takes secret keys that stand in `folder`, each in a file of the key's name: what systemd calls
+    /// `$CREDENTIALS_DIRECTORY`. Files that are not there or empty set nothing.
+    #[must_use]
+    pub fn credentials(mut self, folder: Option<PathBuf>) -> Self {
+        self.credentials = folder;
         self
     }
 
@@ -146,6 +164,7 @@ impl Loader {
         for (file, text) in &files {
             given.extend(file_values::<S>(file, text)?);
         }
+        given.extend(self.credential_values::<S>()?);
         given.extend(self.variable_values::<S>()?);
         given.extend(self.flag_values::<S>()?);
 
@@ -194,6 +213,25 @@ impl Loader {
             }
         }
         Ok(files)
+    }
+
+    fn credential_values<S: Settings>(&self) -> Result<Vec<Given>, ConfigError> {
+        let mut given = Vec::new();
+        let Some(folder) = &self.credentials else { return Ok(given) };
+        for key in S::KEYS.iter().filter(|key| key.secret) {
+            let file = folder.join(key.name);
+            let text = match fs::read_to_string(&file) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(ConfigError::Read { file, source }),
+            };
+            let text = text.trim();
+            if !text.is_empty() {
+                let value = key.value_of(&[text.to_owned()]);
+                given.push(Given { key, value, origin: Origin::Credential(file) });
+            }
+        }
+        Ok(given)
     }
 
     fn variable_values<S: Settings>(&self) -> Result<Vec<Given>, ConfigError> {

@@ -1,10 +1,11 @@
-//! Configuration: defaults, files, environment and flags, checked.
+//! Configuration: defaults, files, credentials, environment and flags, checked.
 //!
 //! In: TOML files, `CEPA_*` variables, flags. Out: one settings struct per role, and where each
 //! value came from. Called by: cli, node, controller.
 //!
 //! ```text
-//! defaults < /etc/cepa/<role>.toml < /etc/cepa/<role>.toml.d/*.toml < CEPA_<KEY> < --<key>
+//! defaults < /etc/cepa/<role>.toml < /etc/cepa/<role>.toml.d/*.toml
+//!     < $CREDENTIALS_DIRECTORY/<key> (secret keys only) < CEPA_<KEY> < --<key>
 //! ```
 //!
 //! A role's keys stand in one list (`settings!` in `node.rs`, `client.rs`, `controller.rs`); flags,

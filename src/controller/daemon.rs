@@ -26,6 +26,7 @@ use crate::{
     telemetry::{
         ControllerStatus, DirectoryStatus, Status,
         control::{ControlServer, Refusal, Request, command},
+        service_manager::feed_watchdog,
     },
 };
 
@@ -145,6 +146,7 @@ impl Controller {
                 watch_for_commands(&app),
                 remember_seen(&app),
                 control.serve(answer),
+                feed_watchdog(),
             )
         };
         // The front ends by itself once everyone knows of the stop.

@@ -75,7 +75,8 @@ pub(super) struct DataThread<C> {
 }
 
 impl<C: Send + 'static> DataThread<C> {
-    /// Makes a data path with `make` and runs it on a thread of its own.
+    /// Makes a data path with `make` and runs it on a thread of its own. Called on a runtime, which
+    /// the watchdog then covers as well.
     ///
     /// # Errors
     /// What `make` says, or when the system refuses a thread.
@@ -85,6 +86,9 @@ impl<C: Send + 'static> DataThread<C> {
     ) -> Result<Self, NodeError> {
         let reactor = Reactor::new().map_err(NodeError::Wait)?;
         let waker = reactor.waker();
+        if let Some(pulse) = reactor.pulse() {
+            tokio::spawn(pulse.keep());
+        }
         let (commands, queue) = sync_channel(MOST_COMMANDS);
         let data = make(queue, reactor)?;
         let (tell, ended) = oneshot::channel();

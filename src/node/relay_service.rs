@@ -32,7 +32,7 @@ use crate::{
     telemetry::{
         NodeState, NodeStatus, Status,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
-        service_manager::{ready, stop_signal},
+        service_manager::{self, ready, stop_signal},
     },
 };
 
@@ -111,6 +111,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         state: state.clone(),
         data: data.handle.clone(),
     };
+    service_manager::status("asking the controller to list it");
+    ready();
     let end = tokio::select! {
         ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
         Err(error) = registration.keep() => Err(error),
@@ -208,7 +210,7 @@ impl Registration {
         });
         if registered.reachable && was != NodeState::Registered {
             log::info!(event = "registered"; "{} is listed", self.name);
-            ready();
+            service_manager::status("listed");
         }
         Ok(Duration::from_secs(registered.renew_in_s).clamp(Duration::from_secs(1), RENEW_EVERY))
     }

@@ -22,7 +22,7 @@ use crate::{
         exits, hub, page, party, seed_parties, seed_relay, status, supervisor as supervising,
         test_client as testing,
     },
-    telemetry::control::ControlServer,
+    telemetry::{control::ControlServer, service_manager::ready},
 };
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {
@@ -83,6 +83,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     let bind = args.bind.as_ref().unwrap_or(&group.system.relay.host);
     let listener = listen(&format!("{bind}:{}", args.port)).await?;
     if args.wire == Wire::Seed {
+        ready();
         return seed_relay::run(&group, listener, exit_address(&args.exit)).await;
     }
     let identity = store::load_identity(&args.config_dir.join("relay.json"))?;
@@ -107,6 +108,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     let started = move |hub| {
         tokio::task::spawn_local(status::keep(hub, board));
     };
+    ready();
     LocalSet::new().run_until(hub::run(setup, listener, started)).await
 }
 
@@ -119,9 +121,11 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
         let pads = seed_parties::pads(&own.session.scalar()?, &own.group.client_keys);
+        ready();
         return seed_parties::run_trustee(&own.group, index, pads).await;
     }
     let secrets = own.secrets(PartyRef::Trustee(u16::try_from(index)?), args.delay_ms)?;
+    ready();
     LocalSet::new().run_until(party::run_trustee(secrets)).await
 }
 
@@ -139,20 +143,26 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
         let pads = seed_parties::pads(&own.session.scalar()?, &own.group.trustee_keys);
         let client = seed_parties::SeedClient { index, slot, pads };
+        ready();
         return seed_parties::run_client(&own.group, client, listener).await;
     }
     let pseudonym = own.session.pseudonym()?;
     let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?), args.delay_ms)?;
     let running = party::run_client(secrets, u16::try_from(slot)?, pseudonym, listener);
+    ready();
     LocalSet::new().run_until(running).await
 }
 
 pub(super) async fn socks5(args: SocksArgs) -> anyhow::Result<()> {
-    exits::run_socks(listen(&args.listen).await?, args.allow_private).await
+    let listener = listen(&args.listen).await?;
+    ready();
+    exits::run_socks(listener, args.allow_private).await
 }
 
 pub(super) async fn echo(args: EchoArgs) -> anyhow::Result<()> {
-    exits::run_echo(listen(&format!("{}:{}", args.bind, args.port)).await?).await
+    let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
+    ready();
+    exits::run_echo(listener).await
 }
 
 #[derive(serde::Serialize)]

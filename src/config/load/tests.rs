@@ -57,6 +57,36 @@ fn later_layers_win() {
 }
 
 #[test]
+fn a_secret_may_be_a_credential() {
+    let link = "203.0.113.10:5000/6f1ed002ab5595859014ebf0951522d96f1ed002ab5595859014ebf0951522d9";
+    let token = format!("cepa-join://{link}/0123456789abcdef/{}", "00".repeat(32));
+    let folder = folder();
+    let load = |variables: &[(&str, &str)]| {
+        Loader::default()
+            .etc("/nonexistent")
+            .credentials(Some(folder.path().to_owned()))
+            .variables(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+            .load::<NodeConfig>()
+    };
+    assert!(load(&[]).unwrap().settings.join.is_none(), "no file is no credential");
+    fs::write(folder.path().join("join"), "").unwrap();
+    assert!(load(&[]).unwrap().settings.join.is_none(), "an empty one neither");
+    fs::write(folder.path().join("join"), format!("{token}\n")).unwrap();
+    // Only secrets are taken from here.
+    fs::write(folder.path().join("name"), "otter").unwrap();
+    let loaded = load(&[]).unwrap();
+    assert_eq!(loaded.settings.join.unwrap().reveal(), token);
+    assert_eq!(loaded.origins["join"], Origin::Credential(folder.path().join("join")));
+    assert!(loaded.settings.name.is_none());
+    let other = token.replace("0123456789abcdef", "fedcba9876543210");
+    let loaded = load(&[("CEPA_JOIN", &other)]).unwrap();
+    assert_eq!(loaded.settings.join.unwrap().reveal(), other, "a variable wins");
+    fs::write(folder.path().join("join"), "none of that").unwrap();
+    let error = load(&[]).unwrap_err().to_string();
+    assert!(error.contains("credential") && !error.contains("none of that"), "{error}");
+}
+
+#[test]
 fn one_file_can_stand_for_all() {
     let folder = folder();
     fs::write(folder.path().join("node.toml"), "name = \"etc\"").unwrap();
