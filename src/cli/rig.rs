@@ -3,10 +3,13 @@
 //! In: a scenario. Out: a report. Called by: the command line.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io::Write,
     path::{Path, PathBuf},
 };
+
+use anyhow::Context;
 
 use super::{
     ExitCode, Failure,
@@ -20,6 +23,8 @@ use crate::rig::{
     network::Network,
     options::NetworkOptions,
     plan::Plan,
+    remote,
+    report::Report,
     run::Run,
     session,
     suite::{self, RunOptions, SCENARIOS},
@@ -96,9 +101,16 @@ struct RunArgs {
     /// How many hostile datagrams a node has to survive
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     hostile: u64,
+    /// On the machines of this file, over ssh, instead of in namespaces
+    #[arg(long, value_name = "HOSTS.TOML", conflicts_with_all = ["links", "out", "hostile", "programs", "keep"])]
+    hosts: Option<PathBuf>,
     /// Only these scenarios, comma-separated
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = SCENARIOS)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = scenarios())]
     only: Vec<String>,
+    /// Run a host's daemons by another build of this program, such as one for another processor; may
+    /// repeat
+    #[arg(long = "program", value_name = "HOST=FILE")]
+    programs: Vec<String>,
     /// Leave the network up after the last scenario, until interrupted
     #[arg(long)]
     keep: bool,
@@ -174,6 +186,22 @@ impl Args {
     }
 }
 
+/// The scenarios in namespaces, then those on machines.
+fn scenarios() -> clap::builder::PossibleValuesParser {
+    SCENARIOS.into_iter().chain(remote::SCENARIOS).collect::<Vec<_>>().into()
+}
+
+/// `HOST=FILE`, the file as seen from anywhere.
+fn programs(texts: &[String]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let split = |text: &String| -> anyhow::Result<(String, PathBuf)> {
+        let (host, file) =
+            text.split_once('=').with_context(|| format!("expected HOST=FILE, got {text:?}"))?;
+        let file = std::fs::canonicalize(file).with_context(|| format!("finding {file}"))?;
+        Ok((host.to_owned(), file))
+    };
+    texts.iter().map(split).collect()
+}
+
 fn say_ready(run: &Run) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "ready {}", run.dir.display())?;
@@ -182,13 +210,22 @@ fn say_ready(run: &Run) -> anyhow::Result<()> {
 
 impl RunArgs {
     fn run(self) -> anyhow::Result<()> {
+        let mut watcher = rig_text::Progress::new(self.output.json);
+        if let Some(file) = &self.hosts {
+            let hosts = remote::Hosts::read(file)?;
+            return finish(remote::run(&hosts, &self.only, &mut watcher)?, self.output);
+        }
+        if let Some(name) = self.only.iter().find(|name| !SCENARIOS.contains(&name.as_str())) {
+            let text = format!("the scenario {name} is for machines: add --hosts HOSTS.TOML");
+            return Err(Failure::new(ExitCode::Usage, text).into());
+        }
         let options = RunOptions {
             network: NetworkOptions::read(&self.links, 3)?,
             out: self.out,
             hostile: self.hostile,
             only: self.only,
+            programs: programs(&self.programs)?,
         };
-        let mut watcher = rig_text::Progress::new(self.output.json);
         let keep = |network: &Network| {
             if self.keep {
                 watcher_says_kept(&network.run);
@@ -197,20 +234,24 @@ impl RunArgs {
                 }
             }
         };
-        let mut report = suite::run(&options, &mut watcher, &keep)?;
-        report.finish();
-        if self.output.json {
-            output::print_json("rig-run", &report)?;
-        } else {
-            output::print(format_args!("{}", rig_text::summary(&report)));
-        }
-        if report.kept {
-            return Ok(());
-        }
-        let (kept, all) = report.count();
-        let text = format!("expected every promise to be kept, got {kept} of {all}");
-        Err(Failure::new(ExitCode::Failed, text).into())
+        finish(suite::run(&options, &mut watcher, &keep)?, self.output)
     }
+}
+
+/// Prints a report; an error unless every promise is kept.
+fn finish(mut report: Report, output: OutputFlags) -> anyhow::Result<()> {
+    report.finish();
+    if output.json {
+        output::print_json("rig-run", &report)?;
+    } else {
+        output::print(format_args!("{}", rig_text::summary(&report)));
+    }
+    if report.kept {
+        return Ok(());
+    }
+    let (kept, all) = report.count();
+    let text = format!("expected every promise to be kept, got {kept} of {all}");
+    Err(Failure::new(ExitCode::Failed, text).into())
 }
 
 fn watcher_says_kept(run: &Run) {

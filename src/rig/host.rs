@@ -31,6 +31,8 @@ pub struct Host {
     pub dir: PathBuf,
     /// Its namespace.
     pub netns: NetNs,
+    /// What its daemons run, if it is not this program.
+    program: Option<PathBuf>,
 }
 
 impl Host {
@@ -42,7 +44,13 @@ impl Host {
         let namespace = run.namespace(plan.name);
         run::ip(&["netns", "add", &namespace])?;
         let netns = NetNs::open(&Path::new("/run/netns").join(&namespace))?;
-        let host = Self { plan: plan.clone(), namespace, dir: run.host_dir(plan.name)?, netns };
+        let host = Self {
+            plan: plan.clone(),
+            namespace,
+            dir: run.host_dir(plan.name)?,
+            netns,
+            program: run.programs.get(plan.name).cloned(),
+        };
         host.ip("link set dev lo up")?;
         Ok(host)
     }
@@ -97,8 +105,9 @@ impl Host {
     pub fn daemon(&self, name: &str, arguments: &[String]) -> Result<Daemon> {
         let log = self.dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
+        let program = self.program.clone().map_or_else(own_program, Ok)?;
         let child = self
-            .command(own_program()?)?
+            .command(program)?
             .args(arguments)
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -17,6 +17,7 @@ pub mod options;
 pub mod plaintext;
 pub mod plan;
 pub mod promise;
+pub mod remote;
 pub mod report;
 pub mod rootless;
 pub mod run;

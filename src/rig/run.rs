@@ -4,6 +4,7 @@
 //! Called by: rig::network, the guardian, `cepa rig down`.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
@@ -37,6 +38,9 @@ pub struct Run {
     /// The hosts that are up, for `cepa rig shell`.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Hosts whose daemons are another build of this program, and where that is.
+    #[serde(default)]
+    pub programs: BTreeMap<String, PathBuf>,
 }
 
 impl Run {
@@ -58,6 +62,7 @@ impl Run {
             started: process::started(pid).context("reading this process's start")?,
             rootless: std::env::var_os(super::rootless::MARK).is_some(),
             hosts: Vec::new(),
+            programs: BTreeMap::new(),
         };
         run.save()?;
         Ok(run)

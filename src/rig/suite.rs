@@ -2,7 +2,7 @@
 //!
 //! In: options. Out: a report. Called by: `cepa rig run`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub hostile: u64,
     /// Only these scenarios; empty: all.
     pub only: Vec<String>,
+    /// Hosts whose daemons are another build of this program, and where that is.
+    pub programs: BTreeMap<String, PathBuf>,
 }
 
 /// The scenarios' names, in order.
@@ -67,7 +69,7 @@ pub fn run(
     keep: &dyn Fn(&Network),
 ) -> Result<Report> {
     rootless::ensure_privilege()?;
-    let run = Run::begin()?;
+    let run = begin(options)?;
     let dir = options.out.clone().unwrap_or_else(|| run.dir.join("captures"));
     let mut report = Report::new(&run, dir.clone());
     if SCENARIOS[..7].iter().any(|scenario| options.wants(scenario)) {
@@ -79,13 +81,17 @@ pub fn run(
         result?;
     }
     if options.wants("one-node") {
-        let network = Network::up(Run::begin()?, Plan::one_node(), &options.network.links)?;
+        let network = Network::up(begin(options)?, Plan::one_node(), &options.network.links)?;
         let mut stage = Stage::new(&network, watcher)?;
         stage.scenario("one-node");
         one_node::sender_node_receiver(&mut stage);
         report.promises.append(&mut stage.promises);
     }
     Ok(report)
+}
+
+fn begin(options: &RunOptions) -> Result<Run> {
+    Ok(Run { programs: options.programs.clone(), ..Run::begin()? })
 }
 
 fn full(
