@@ -7,10 +7,15 @@
 #   doc          the documentation builds without warnings
 #   shell        shellcheck of the scripts
 #   layers       arrows point down, headers and sizes
+#   units        systemd knows every word of the units; exposure at most 2.0
 #   test         every tier of scripts/test
 #   sim  fuzz-replay  netns    one tier of it
 #
+#   cross        an arm64 build, its unit tests and a circuit through it, under qemu
+#
 # Jobs before a release, at full size:
+#   package      both Debian packages: lintian, install, upgrade, remove, purge (needs root)
+#   pi-rig       five emulated Pis with the package, driven over ssh (needs root once)
 #   sim-full     the simulated network over 5000 seeds
 #   prop-full    every property over 20000 cases
 #   noise-full   a million datagrams against a live node
@@ -36,8 +41,9 @@ case "$job" in
     usage >&2
     exit 2
     ;;
-fmt | clippy | doc | shell | layers | test | sim | fuzz-replay | netns) ;;
+fmt | clippy | doc | shell | layers | units | cross | test | sim | fuzz-replay | netns) ;;
 sim-full | prop-full | noise-full | fuzz-full | byzantine-full | dcnet-soak | rig | deny) ;;
+package | pi-rig) ;;
 *)
     echo "expected a job, got $job" >&2
     usage >&2
@@ -55,9 +61,12 @@ clippy) cargo clippy --locked --all-targets -- -D warnings ;;
 doc) RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items ;;
 shell)
     scripts/need shellcheck:shellcheck
-    shellcheck -x scripts/need scripts/rust scripts/run scripts/test scripts/ci.sh .ci/run
+    shellcheck -x scripts/need scripts/rust scripts/run scripts/test scripts/units scripts/ci.sh .ci/run \
+        scripts/arm-cost scripts/cross scripts/flash scripts/package scripts/pi-rig scripts/test-cross scripts/test-package \
+        deploy/image/firstboot deploy/image/welcome deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm
     ;;
 layers) cargo test --locked --test layers --test headers ;;
+units) scripts/units ;;
 test) scripts/test ;;
 sim | fuzz-replay | netns) scripts/test "$job" ;;
 sim-full) CEPA_SIM_SEEDS=5000 cargo test --locked --test sim ;;
@@ -71,6 +80,9 @@ dcnet-soak)
     CEPA_DCNET_SOAK_SECONDS=600 cargo test --locked --test dcnet_processes churn
     ;;
 rig) scripts/run ;;
+cross) scripts/test-cross ;;
+package) scripts/test-package ;;
+pi-rig) scripts/pi-rig ;;
 deny)
     command -v cargo-deny >/dev/null 2>&1 || cargo install --locked cargo-deny
     cargo deny --offline check bans licenses sources

@@ -115,6 +115,9 @@ fn unknown_jobs_and_tiers_are_2_and_list_the_known() {
         ("scripts/ci.sh", "fly", "fuzz-replay"),
         ("scripts/ci.sh", "", "fuzz-replay"),
         ("scripts/test", "fly", "unit integration"),
+        ("scripts/flash", "fly", "scripts/flash --help"),
+        ("scripts/package", "fly", "arm64, amd64"),
+        ("scripts/pi-rig", "fly", "scripts/pi-rig --help"),
     ] {
         let words: &[&str] = if word.is_empty() { &[] } else { &[word] };
         let output = programs.run(script, words);
@@ -131,8 +134,11 @@ fn unknown_jobs_and_tiers_are_2_and_list_the_known() {
 
 #[test]
 fn every_script_is_executable_and_parses() {
-    for name in ["scripts/need", "scripts/run", "scripts/test", "scripts/ci.sh", ".ci/run"] {
-        let file = root().join(name);
+    let scripts = fs::read_dir(root().join("scripts")).unwrap();
+    let scripts = scripts.map(|entry| entry.unwrap().path()).chain([root().join(".ci/run")]);
+    // Sourced, not run.
+    for file in scripts.filter(|file| !file.ends_with("scripts/rust")) {
+        let name = file.display();
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{name} is not executable");
         assert!(Command::new("sh").arg("-n").arg(&file).status().unwrap().success(), "{name}");
