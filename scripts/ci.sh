@@ -10,12 +10,9 @@
 #   units        systemd knows every word of the units; exposure at most 2.0
 #   test         every tier of scripts/test
 #   sim  fuzz-replay  netns    one tier of it
-#
 #   cross        an arm64 build, its unit tests and a circuit through it, under qemu
 #
 # Jobs before a release, at full size:
-#   package      both Debian packages: lintian, install, upgrade, remove, purge (needs root)
-#   pi-rig       five emulated Pis with the package, driven over ssh (needs root once)
 #   sim-full     the simulated network over 5000 seeds
 #   prop-full    every property over 20000 cases
 #   noise-full   a million datagrams against a live node
@@ -23,6 +20,8 @@
 #   byzantine-full  10000 DC-nets with a liar each: no honest party is ever blamed
 #   dcnet-soak   a DC-net of processes, a member joining or leaving every 2 s for 10 minutes
 #   rig          scripts/run: every promise, with its pcaps
+#   package      both Debian packages: lintian, install, upgrade, remove, purge (needs root)
+#   pi-rig       five emulated Pis with the package, driven over ssh (needs root once)
 #   deny         cargo-deny: bans, licences, sources (installs cargo-deny if it is not there)
 set -eu
 cd "$(dirname "$0")/.."

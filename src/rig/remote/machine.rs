@@ -93,7 +93,10 @@ impl Machine {
     /// # Errors
     /// When it does not come up.
     pub(super) fn start(&self, hosts: &Hosts, tool: &Tool) -> Result<Running> {
-        let mut child = self.command(hosts, &agent(tool)?).spawn().context("starting ssh")?;
+        // What runs there does not notice that ssh is gone, but its input ends.
+        let line = format!("{} & tool=$!; cat >/dev/null; kill $tool", agent(tool)?);
+        let mut child =
+            self.command(hosts, &line).stdin(Stdio::piped()).spawn().context("starting ssh")?;
         let stdout = child.stdout.take().context("expected a pipe")?;
         let mut running = Running(child);
         let mut line = String::new();
