@@ -3,11 +3,16 @@
 //! In: any bytes. Out: nothing; a panic is the finding.
 //! Called by: the fuzz targets, and `tests/fuzz_replay.rs`, which replays the corpus.
 
+use std::sync::OnceLock;
+
 use cepa::{
     dcnet::{
         arq::SlotCell,
-        blame::{Ask, Case, Question},
-        interval::{Interval, SignedInterval},
+        blame::{Answer as BlameAnswer, Ask, Case, Question, VerdictFile, View},
+        ceremony::{self, Plan},
+        group::{Group, Pseudonyms, Session, Settings, System},
+        interval::{Interval, IntervalFile, SignedInterval},
+        member::parse_interval,
         message::{Down, Share, next_frame},
         mux::Mux,
         seed::read_cell,
@@ -28,6 +33,7 @@ use cepa::{
         },
     },
 };
+use rand::{SeedableRng, rngs::StdRng};
 
 /// A parser's name, which is also the name of its target and of its corpus, and the parser.
 pub(crate) type Parser = (&'static str, fn(&[u8]));
@@ -59,6 +65,8 @@ pub(crate) const ALL: &[Parser] = &[
     ("share_order", share_order),
     ("share_channel", share_channel),
     ("share_bridge", share_bridge),
+    ("dcnet_answer", dcnet_answer),
+    ("dcnet_files", dcnet_files),
 ];
 
 /// Runs the parser called `name`.
@@ -199,6 +207,7 @@ fn dcnet_interval(bytes: &[u8]) {
         assert_eq!(interval.to_bytes(), bytes);
     }
     let _ = SignedInterval::parse(bytes);
+    let _ = parse_interval(bytes);
 }
 
 fn dcnet_message(bytes: &[u8]) {
@@ -279,5 +288,32 @@ fn share_bridge(bytes: &[u8]) {
     let _ = BridgeNotice::parse(bytes);
     if let Ok(join) = JoinPrefix::parse(bytes) {
         assert_eq!(JoinPrefix::parse(&join.emit()), Ok(join));
+    }
+}
+
+/// An answer of blame is read in an interval of a group.
+fn dcnet_answer(bytes: &[u8]) {
+    static GROUP: OnceLock<(Group, Interval)> = OnceLock::new();
+    let (group, interval) = GROUP.get_or_init(|| {
+        let settings = Settings::default();
+        let plan = Plan { clients: 3, trustees: 2, host: String::new(), port: 1, settings };
+        let files = ceremony::generate(&plan, &mut StdRng::seed_from_u64(1)).unwrap();
+        let interval = files.interval.interval.clone();
+        (Group::check(files.system, files.session, &files.pseudonyms).unwrap(), interval)
+    });
+    assert!(BlameAnswer::parse(bytes, &View::of_trustee(group, interval, &[0; 32])).is_err());
+}
+
+fn dcnet_files(bytes: &[u8]) {
+    if let Ok(system) = serde_json::from_slice::<System>(bytes) {
+        let _ = system.keys();
+    }
+    let _ = serde_json::from_slice::<Session>(bytes);
+    let _ = serde_json::from_slice::<Pseudonyms>(bytes);
+    if let Ok(file) = serde_json::from_slice::<IntervalFile>(bytes) {
+        let _ = SignedInterval::parse(&file.signed);
+    }
+    if let Ok(file) = serde_json::from_slice::<VerdictFile>(bytes) {
+        let _ = Case::parse(&file.case);
     }
 }

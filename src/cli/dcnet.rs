@@ -79,9 +79,12 @@ pub(super) struct ConfigArgs {
     /// Rounds the trustees run ahead (the seed wire: 10)
     #[arg(long, default_value_t = 64)]
     pub(super) trustee_window: usize,
-    /// Clients refuse to speak in a set of fewer members
-    #[arg(long, default_value_t = 2)]
-    pub(super) min_anonymity_set: usize,
+    /// Clients refuse to speak in a set of fewer members [default: half of the clients, at least 2]
+    #[arg(long, value_name = "MEMBERS")]
+    pub(super) min_anonymity_set: Option<usize>,
+    /// Trustees refuse to leave out more members than this an hour
+    #[arg(long, default_value_t = 1000, value_name = "MEMBERS")]
+    pub(super) removals_per_hour: usize,
     /// Replace the files of a group that is there already
     #[arg(long)]
     pub(super) force: bool,

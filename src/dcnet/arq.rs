@@ -12,14 +12,15 @@ pub const CELL_HEADER: usize = 9;
 /// Cells that may be on their way.
 pub const UNTAKEN_MAX: usize = 128;
 const MORE: u8 = 1;
+const IDLE: u8 = 2;
 
 /// The plaintext of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotCell<'a> {
     /// Drawn anew by each start of a client: all connections before are gone.
     pub epoch: u32,
-    /// Counts cells of the epoch.
-    pub seq: u32,
+    /// Counts cells of the epoch; none for a cell that only stands for silence.
+    pub seq: Option<u32>,
     /// The slot would like another turn at once.
     pub more: bool,
     /// Frames, as [`crate::dcnet::mux`] has them.
@@ -37,12 +38,16 @@ impl<'a> SlotCell<'a> {
         let (head, frames) = plain
             .split_at_checked(CELL_HEADER)
             .ok_or_else(|| wrong(format!("{} bytes", plain.len())))?;
-        if head[8] & !MORE != 0 {
+        if head[8] & !(MORE | IDLE) != 0 {
             return Err(wrong(format!("flags {:#x}", head[8])));
+        }
+        let seq = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        if head[8] & IDLE != 0 && seq != 0 {
+            return Err(wrong(format!("number {seq} of an idle cell")));
         }
         Ok(Self {
             epoch: u32::from_be_bytes([head[0], head[1], head[2], head[3]]),
-            seq: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+            seq: (head[8] & IDLE == 0).then_some(seq),
             more: head[8] & MORE != 0,
             frames,
         })
@@ -52,8 +57,9 @@ impl<'a> SlotCell<'a> {
     pub fn emit(&self, len: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&self.epoch.to_be_bytes());
-        out.extend_from_slice(&self.seq.to_be_bytes());
-        out.push(if self.more { MORE } else { 0 });
+        out.extend_from_slice(&self.seq.unwrap_or(0).to_be_bytes());
+        let more = if self.more { MORE } else { 0 };
+        out.push(more | if self.seq.is_none() { IDLE } else { 0 });
         out.extend_from_slice(self.frames);
         out.resize(len, 0);
         out
@@ -94,11 +100,16 @@ impl Arq {
         Some((*seq, frames))
     }
 
+    /// Whether the relay has yet to take a cell.
+    pub fn awaits(&self, seq: u32) -> bool {
+        self.untaken.iter().any(|(waiting, _)| *waiting == seq)
+    }
+
     /// Gives a fresh payload its number.
-    pub fn fresh(&mut self, frames: Vec<u8>) -> u32 {
+    pub fn fresh(&mut self, frames: &[u8]) -> u32 {
         let seq = self.next_seq;
         self.next_seq = self.next_seq.wrapping_add(1);
-        self.untaken.push_back((seq, frames));
+        self.untaken.push_back((seq, frames.to_vec()));
         self.out = self.untaken.len();
         seq
     }
@@ -135,7 +146,7 @@ mod tests {
     fn a_loss_repeats_what_was_not_taken() {
         let mut arq = Arq::default();
         for byte in 0..4 {
-            assert_eq!(arq.fresh(vec![byte]), u32::from(byte));
+            assert_eq!(arq.fresh(&[byte]), u32::from(byte));
         }
         arq.taken(1);
         assert!(!arq.has_lost());
@@ -146,19 +157,21 @@ mod tests {
         assert_eq!(arq.again().unwrap(), (2, [2].as_slice()));
         assert_eq!(arq.again().unwrap(), (3, [3].as_slice()));
         assert!(arq.again().is_none());
-        assert_eq!(arq.fresh(vec![4]), 4);
+        assert_eq!(arq.fresh(&[4]), 4);
         arq.taken(5);
         assert_eq!(arq.untaken(), 0);
     }
 
     #[test]
     fn cells_have_one_form() {
-        let cell = SlotCell { epoch: 1, seq: 2, more: true, frames: b"ab" };
-        let bytes = cell.emit(20);
-        let parsed = SlotCell::parse(&bytes).unwrap();
-        assert_eq!((parsed.epoch, parsed.seq, parsed.more), (1, 2, true));
-        assert_eq!(&parsed.frames[..2], b"ab");
+        for seq in [Some(2), None] {
+            let bytes = SlotCell { epoch: 1, seq, more: true, frames: b"ab" }.emit(20);
+            let parsed = SlotCell::parse(&bytes).unwrap();
+            assert_eq!((parsed.epoch, parsed.seq, parsed.more), (1, seq, true));
+            assert_eq!(&parsed.frames[..2], b"ab");
+        }
+        let bytes = [0; 20];
         assert!(SlotCell::parse(&bytes[..8]).is_err());
-        assert!(SlotCell::parse(&[0, 0, 0, 0, 0, 0, 0, 0, 2]).is_err());
+        assert!(SlotCell::parse(&[0, 0, 0, 0, 0, 0, 0, 0, 4]).is_err());
     }
 }

@@ -10,8 +10,9 @@
 //! INTERVAL  relay -> all       relay key 32 | interval | signatures
 //! READY     all -> relay       number 4
 //! CREDIT    relay -> trustee   number 4 | first round that may not be sent 8
-//! DOWN      relay -> client    number 4 | round 8 | next slot 2 | flags 1 | results 1
-//!                              | result* | signature 64 if flagged | [slot 2 | len 2 | sealed]*
+//! DOWN      relay -> client    number 4 | round 8 | next slot 2 | flags 1 | results 1 | result*
+//!                              | accused round 8, part 1 if flagged | signature 64 if flagged
+//!                              | [slot 2 | len 2 | sealed]*
 //! result                       round 8 | outcome 1 | next seq 4 (| key 32 | cell L if jammed)
 //! UP        client -> relay    number 4 | round 8 | requests 32 (| key share 32 | cell L)
 //! PAD       trustee -> relay   number 4 | round 8 | requests 32 | key share 32 | pad L
@@ -224,8 +225,9 @@ pub struct Down<'a> {
     pub round: u64,
     /// Whose turn it is in this round.
     pub next_slot: u16,
-    /// The round's key carries a part of an accusation, and no data.
-    pub accusation: bool,
+    /// The round's key carries a part of the slot's accusation about a jammed round, and no data:
+    /// that round, and which part.
+    pub accusation: Option<(u64, u8)>,
     /// Rounds that are complete.
     pub results: Vec<RoundResult>,
     /// The relay's signature over the history before this message.
@@ -268,13 +270,14 @@ impl<'a> Down<'a> {
             };
             results.push(RoundResult { round, outcome, next_seq });
         }
+        let accusation =
+            if flags & ACCUSATION != 0 { Some((reader.u64()?, reader.u8()?)) } else { None };
         let signature = if flags & SIGNED != 0 { Some(reader.array()?) } else { None };
         let mut frames = Vec::new();
         while !reader.is_empty() {
             let (slot, len) = (reader.u16()?, reader.u16()?);
             frames.push((slot, reader.take(usize::from(len))?));
         }
-        let accusation = flags & ACCUSATION != 0;
         Ok(Self { number, round, next_slot, accusation, results, signature, frames })
     }
 
@@ -285,7 +288,7 @@ impl<'a> Down<'a> {
         out.extend_from_slice(&self.round.to_be_bytes());
         out.extend_from_slice(&self.next_slot.to_be_bytes());
         let signed = if self.signature.is_some() { SIGNED } else { 0 };
-        out.push(signed | if self.accusation { ACCUSATION } else { 0 });
+        out.push(signed | if self.accusation.is_some() { ACCUSATION } else { 0 });
         out.push(u8::try_from(self.results.len()).unwrap_or(u8::MAX));
         for result in &self.results {
             out.extend_from_slice(&result.round.to_be_bytes());
@@ -300,6 +303,10 @@ impl<'a> Down<'a> {
                 out.extend_from_slice(k.as_bytes());
                 out.extend_from_slice(cell);
             }
+        }
+        if let Some((round, part)) = self.accusation {
+            out.extend_from_slice(&round.to_be_bytes());
+            out.push(part);
         }
         if let Some(signature) = &self.signature {
             out.extend_from_slice(signature);
@@ -362,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn down_and_back(number: u32, round: u64, next_slot: u16, accusation: bool, seq: u32,
+        fn down_and_back(number: u32, round: u64, next_slot: u16, accusation: Option<(u64, u8)>, seq: u32,
                          signed: bool, frame in proptest::collection::vec(any::<u8>(), 0..50)) {
             let down = Down {
                 number, round, next_slot, accusation,

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! [Conn# 4 | Len 2 | Payload]*      Len 0 closes; Conn# 0 is padding
-//! [2^31 + Conn# 4 | 4 2 | credit 4] the peer may send so many bytes more
+//! [2^31 + Conn# 4 | 4 2 | credit 4] the peer may send so many bytes more;
+//!                                   credit 0: it may not send at all any more
 //! ```
 //!
 //! A sender never exceeds the credit of a connection, so one connection that is not read holds
@@ -30,10 +31,14 @@ const CREDIT_FLAG: u32 = 1 << 31;
 /// What a payload brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MuxEvent {
-    /// Bytes of a connection; the first ones open it.
+    /// The peer opened a connection.
+    Open(u32),
+    /// Bytes of a connection.
     Data(u32, Vec<u8>),
-    /// The peer closed it.
+    /// The peer closed its direction.
     Close(u32),
+    /// The peer does not read any more: the connection is over.
+    Stop(u32),
     /// More bytes may be queued for it.
     Room(u32),
 }
@@ -52,6 +57,8 @@ struct Flow {
     closed: bool,
     /// The peer has closed; what comes for it is ignored.
     peer_closed: bool,
+    /// Nobody here reads what comes for it.
+    stopped: bool,
     /// Stands in the turn queue.
     ready: bool,
 }
@@ -116,11 +123,32 @@ impl Mux {
         }
     }
 
+    /// Ends both directions at once: what waits is dropped, what comes is not read.
+    pub fn stop(&mut self, conn: u32) {
+        if let Some(flow) = self.flows.get_mut(&conn)
+            && !flow.stopped
+        {
+            flow.stopped = true;
+            if !flow.peer_closed {
+                self.grants.push_back((conn, 0));
+            }
+            self.drop_queue(conn);
+        }
+    }
+
+    fn drop_queue(&mut self, conn: u32) {
+        if let Some(flow) = self.flows.get_mut(&conn) {
+            flow.queue.clear();
+            flow.closing = true;
+            self.wake(conn);
+        }
+    }
+
     /// So many bytes of a connection were consumed here; the peer gets them granted again.
     pub fn consumed(&mut self, conn: u32, bytes: usize) {
         if let Some(flow) = self.flows.get_mut(&conn) {
             flow.consumed += bytes;
-            if flow.consumed >= CREDIT / 2 && !flow.peer_closed {
+            if flow.consumed >= CREDIT / 2 && !flow.peer_closed && !flow.stopped {
                 let amount = std::mem::take(&mut flow.consumed);
                 flow.granted += amount;
                 self.grants.push_back((conn, u32::try_from(amount).unwrap_or(u32::MAX)));
@@ -206,7 +234,10 @@ impl Mux {
             if number & CREDIT_FLAG != 0 {
                 let amount: [u8; 4] =
                     body.try_into().map_err(|_| wrong("4 bytes of credit", len))?;
-                if let Some(flow) = self.flows.get_mut(&conn) {
+                if amount == [0; 4] && self.knows(conn) {
+                    self.drop_queue(conn);
+                    events.push(MuxEvent::Stop(conn));
+                } else if let Some(flow) = self.flows.get_mut(&conn) {
                     let amount = usize::try_from(u32::from_be_bytes(amount)).unwrap_or(0);
                     flow.credit = flow.credit.saturating_add(amount).min(CREDIT);
                     self.wake(conn);
@@ -234,6 +265,7 @@ impl Mux {
                 return Ok(());
             }
             self.open(conn);
+            events.push(MuxEvent::Open(conn));
         }
         let Some(flow) = self.flows.get_mut(&conn) else { return Ok(()) };
         if body.is_empty() {
@@ -251,7 +283,9 @@ impl Mux {
                 body.len().to_string(),
             )
         })?;
-        events.push(MuxEvent::Data(conn, body.to_vec()));
+        if !flow.stopped {
+            events.push(MuxEvent::Data(conn, body.to_vec()));
+        }
         Ok(())
     }
 }
@@ -284,7 +318,7 @@ mod tests {
                 match event {
                     MuxEvent::Data(conn, _) => order.push(conn),
                     MuxEvent::Close(conn) => order.push(conn + 10),
-                    MuxEvent::Room(_) => {}
+                    MuxEvent::Open(_) | MuxEvent::Stop(_) | MuxEvent::Room(_) => {}
                 }
             }
         }
@@ -322,6 +356,23 @@ mod tests {
         }
         assert_eq!(got[0], CREDIT);
         assert!(got[1] > 4 * CREDIT);
+    }
+
+    #[test]
+    fn a_stopped_connection_is_over_at_both_ends() {
+        let (mut here, mut there) = (Mux::default(), Mux::default());
+        here.open(1);
+        here.write(1, b"get");
+        assert_eq!(
+            carry(&mut here, &mut there, 100),
+            [MuxEvent::Open(1), MuxEvent::Data(1, b"get".to_vec())]
+        );
+        there.write(1, &[7; 500]);
+        here.stop(1);
+        assert!(carry(&mut here, &mut there, 100).contains(&MuxEvent::Stop(1)));
+        assert!(carry(&mut there, &mut here, 100).iter().all(|e| !matches!(e, MuxEvent::Data(..))));
+        assert!(here.is_empty() && there.is_empty());
+        assert!(!here.has_data() && !there.has_data());
     }
 
     #[test]

@@ -71,6 +71,16 @@ impl Trustee {
         }
     }
 
+    /// Starts over for a new link. Who was removed and who was convicted is not forgotten: a relay
+    /// that drops the link would be rid of both.
+    pub fn rejoin(&mut self, member: Member) {
+        let mut fresh = Self::new(member);
+        fresh.member.convicted = std::mem::take(&mut self.member.convicted);
+        fresh.last_clients = std::mem::take(&mut self.last_clients);
+        fresh.removals = std::mem::take(&mut self.removals);
+        *self = fresh;
+    }
+
     /// Bytes for the relay.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.out);
@@ -121,16 +131,18 @@ impl Trustee {
             self.removals.pop_front();
         }
         let cap = self.member.group.system.settings.removals_per_hour;
-        for gone in self.last_clients.difference(&clients) {
-            log::info!("interval {} goes on without client {gone}", interval.number);
-            self.removals.push_back(now);
-        }
-        if self.removals.len() > cap {
+        let gone: Vec<u16> = self.last_clients.difference(&clients).copied().collect();
+        let removals = self.removals.len() + gone.len();
+        if !gone.is_empty() && removals > cap {
             return Err(DcnetError::malformed(
                 "PROPOSE",
                 format!("at most {cap} members left out per hour"),
-                self.removals.len().to_string(),
+                removals.to_string(),
             ));
+        }
+        for client in gone {
+            log::info!("interval {} goes on without client {client}", interval.number);
+            self.removals.push_back(now);
         }
         self.last_clients = clients;
         self.last_signed = interval.number;

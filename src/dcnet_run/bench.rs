@@ -1,7 +1,8 @@
 //! The bench: a whole group on this machine, every party a process of its own.
 //!
 //! In: how many clients and trustees, cell size, window, round-trip time. Out: rounds a second,
-//! echo latency, throughput, CPU and bytes per party, the time of a blame.
+//! echo latency, throughput, CPU and bytes per party, how long a join takes and interrupts, the time
+//! of a blame.
 //! Called by: `cepa dcnet bench`.
 //!
 //! The jamming client of the blame measurement is a task of this process; the echo service behind
@@ -27,6 +28,7 @@ use tokio::{
 use crate::{
     dcnet::{ceremony, group::Settings, member::PartyRef, store},
     dcnet_run::{
+        dial::dial,
         exits, jammer,
         party::Secrets,
         status::Status,
@@ -84,8 +86,14 @@ pub struct Report {
     pub idle_echo_p99_ms: f64,
     /// CPU seconds a second while sending: relay, mean trustee, mean client.
     pub cpu: [f64; 3],
-    /// Bytes a second on all links, to and from the relay.
-    pub link_bytes_per_s: [f64; 2],
+    /// Bytes a second a client sends and receives while one of them floods.
+    pub client_bytes_per_s: [f64; 2],
+    /// Bytes a second a trustee sends and receives.
+    pub trustee_bytes_per_s: [f64; 2],
+    /// From the start of one more client's process to the first byte back on its own slot.
+    pub join_s: Option<f64>,
+    /// The longest pause of an echo that ran on while that client left and came back.
+    pub pause_ms: Option<f64>,
     /// From the first jammed cell to the verdict.
     pub blame_ms: Option<f64>,
     /// Who was convicted.
@@ -268,6 +276,10 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
             (idle.quantile_ms(0.5), idle.quantile_ms(0.99));
     }
     measure_flood(plan, dir, first_port, &parties, &mut report).await?;
+    if started > 2 {
+        measure_churn(plan, dir, &files, started - 1, first_port, &mut parties, &mut report)
+            .await?;
+    }
     if plan.blame {
         jam.store(true, Ordering::Relaxed);
         let (before, port) = (status(dir)?, first_port);
@@ -282,6 +294,55 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
         (report.blame_ms, report.blamed) = (after.last_blame_ms, after.last_blame);
     }
     Ok(report)
+}
+
+/// One client leaves and comes back, while another's echoes go on.
+async fn measure_churn(
+    plan: &Plan,
+    dir: &Path,
+    files: &ceremony::Files,
+    at: usize,
+    first_port: u16,
+    parties: &mut Vec<Party>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let echoing = tokio::spawn(longest_echo(first_port, Arc::clone(&stop)));
+    sleep(Duration::from_millis(300)).await;
+    if let Some(mut leaving) = parties.pop() {
+        leaving.child.kill().await?;
+    }
+    await_status(dir, Duration::from_secs(20), |status| {
+        status.interval > 0 && status.members.len() == plan.clients - 1
+    })
+    .await?;
+    let start = Instant::now();
+    let port = first_port + u16::try_from(at)?;
+    parties.extend(supervisor::start_all(&supervisor::Plan {
+        dir: dir.to_owned(),
+        trustees: Vec::new(),
+        clients: vec![files.system.clients[at].id.to_string()],
+        first_port: port,
+        relay: None,
+        exit: String::new(),
+        extra: vec!["--delay-ms".into(), plan.rtt.as_millis().to_string().into()],
+    })?);
+    let mut stream = dial(&format!("127.0.0.1:{port}")).await?;
+    echo_once(&mut stream).await?;
+    report.join_s = Some(start.elapsed().as_secs_f64());
+    stop.store(true, Ordering::Relaxed);
+    report.pause_ms = Some(echoing.await?? * 1000.0);
+    Ok(())
+}
+
+/// Echoes on one connection until told to stop; gives the longest.
+async fn longest_echo(port: u16, stop: Arc<AtomicBool>) -> anyhow::Result<f64> {
+    let mut stream = dial(&format!("127.0.0.1:{port}")).await?;
+    let mut longest: f64 = 0.0;
+    while !stop.load(Ordering::Relaxed) {
+        longest = longest.max(echo_once(&mut stream).await?);
+    }
+    Ok(longest)
 }
 
 fn start_relay(dir: &Path, exit: &str, port: u16) -> anyhow::Result<Vec<Party>> {
@@ -344,8 +405,13 @@ async fn measure_flood(
     let span = after.uptime_s - before.uptime_s;
     report.rounds_per_s = rate(after.rounds, before.rounds, span);
     report.useful_bytes_per_s = rate(after.payload_bytes[0], before.payload_bytes[0], span);
-    report.link_bytes_per_s =
-        [0, 1].map(|at| rate(after.link_bytes[at], before.link_bytes[at], span));
+    let each = |after: [u64; 2], before: [u64; 2], count: usize| {
+        [0, 1].map(|at| rate(after[at], before[at], span) / count.max(1) as f64)
+    };
+    report.client_bytes_per_s =
+        each(after.client_link_bytes, before.client_link_bytes, plan.clients);
+    report.trustee_bytes_per_s =
+        each(after.trustee_link_bytes, before.trustee_link_bytes, plan.trustees);
     let used: Vec<f64> =
         cpu_after.iter().zip(&cpu_before).map(|(after, before)| (after - before) / time).collect();
     let mean = |slice: &[f64]| slice.iter().sum::<f64>() / slice.len().max(1) as f64;

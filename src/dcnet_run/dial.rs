@@ -1,15 +1,18 @@
-//! Dialling a relay that may start a moment later.
+//! Dialling a relay that may start a moment later, and accepting whoever dials.
 //!
-//! In: `host:port`. Out: a TCP link, or the reason after a minute. Called by: every party.
+//! In: `host:port`, a listener. Out: a TCP link, or the reason after a minute.
+//! Called by: every party.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use tokio::{
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
 
+/// Before accepting again when the system had no room for a connection.
+const PAUSE: Duration = Duration::from_millis(300);
 /// How long a party waits for its relay to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,5 +35,17 @@ pub async fn dial(address: &str) -> anyhow::Result<TcpStream> {
                 });
             }
         }
+    }
+}
+
+/// The next connection. A system that has no room for one, such as too few file handles, is asked
+/// again: those there are go on.
+pub async fn accept(listener: &TcpListener, what: &str) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => log::warn!("{what} was not accepted: {error}"),
+        }
+        sleep(PAUSE).await;
     }
 }

@@ -11,6 +11,8 @@ use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
 };
 
+use crate::dcnet_run::dial::accept;
+
 const SUCCEEDED: u8 = 0;
 const FAILED: u8 = 1;
 const NOT_ALLOWED: u8 = 2;
@@ -18,12 +20,9 @@ const HOST_UNREACHABLE: u8 = 4;
 const COMMAND_UNKNOWN: u8 = 7;
 
 /// Sends everything back, for ever.
-///
-/// # Errors
-/// When no connection can be accepted any more.
-pub async fn run_echo(listener: TcpListener) -> anyhow::Result<()> {
+pub async fn run_echo(listener: TcpListener) {
     loop {
-        let (mut stream, _) = listener.accept().await.context("accepting a connection")?;
+        let (mut stream, _) = accept(&listener, "a connection").await;
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let (mut reader, mut writer) = stream.split();
@@ -34,12 +33,9 @@ pub async fn run_echo(listener: TcpListener) -> anyhow::Result<()> {
 }
 
 /// Serves SOCKS5, for ever; private destinations only when `allow_private`.
-///
-/// # Errors
-/// When no connection can be accepted any more.
-pub async fn run_socks(listener: TcpListener, allow_private: bool) -> anyhow::Result<()> {
+pub async fn run_socks(listener: TcpListener, allow_private: bool) {
     loop {
-        let (stream, _) = listener.accept().await.context("accepting a connection")?;
+        let (stream, _) = accept(&listener, "a connection").await;
         tokio::spawn(async move {
             if let Err(error) = serve(stream, allow_private).await {
                 log::debug!("a SOCKS connection ended: {error:#}");

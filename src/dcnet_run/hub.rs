@@ -31,6 +31,7 @@ use crate::{
         store,
     },
     dcnet_run::{
+        dial::accept,
         link::{HELLO, Link},
         pipe::{self, Hooks, Pipe},
     },
@@ -70,15 +71,11 @@ pub struct Hub {
 
 type Shared = Rc<RefCell<Hub>>;
 
+/// Links at once, of parties and of those that have yet to prove they are one.
+const LINKS_MAX: usize = 1024;
+
 /// Runs the relay for ever.
-///
-/// # Errors
-/// When links cannot be accepted any more.
-pub async fn run(
-    setup: Setup,
-    listener: TcpListener,
-    started: impl FnOnce(Shared),
-) -> anyhow::Result<()> {
+pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Shared)) {
     let identity = Rc::new(Identity::from_secret(&setup.identity.secret()));
     let timer = Rc::new(Notify::new());
     let relay = Relay::new(Arc::clone(&setup.group), setup.identity, setup.last_number, setup.pace);
@@ -98,7 +95,11 @@ pub async fn run(
     started(Rc::clone(&hub));
     spawn_local(keep_time(Rc::clone(&hub), timer));
     loop {
-        let (stream, from) = listener.accept().await.context("accepting a party")?;
+        let (stream, from) = accept(&listener, "a party").await;
+        if Rc::strong_count(&identity) > LINKS_MAX {
+            log::warn!("more than {LINKS_MAX} links; the one from {from} is refused");
+            continue;
+        }
         let (hub, identity) = (Rc::clone(&hub), Rc::clone(&identity));
         spawn_local(async move {
             if let Err(error) = serve(hub, stream, &identity).await {
@@ -237,6 +238,12 @@ impl Hooks for ExitHooks {
         hub.drain(&self.hub);
     }
 
+    fn stop(&self) {
+        let mut hub = self.hub.borrow_mut();
+        hub.relay.handle_exit_stop(Instant::now(), self.slot, self.conn);
+        hub.drain(&self.hub);
+    }
+
     fn consumed(&self, bytes: usize) {
         self.hub.borrow_mut().relay.handle_exit_consumed(self.slot, self.conn, bytes);
     }
@@ -249,7 +256,7 @@ async fn exit_connection(hub: Shared, slot: u16, conn: u32, pipe: Rc<Pipe>, exit
         Ok(stream) => pipe::run(stream, Rc::clone(&pipe), hooks).await,
         Err(error) => {
             log::warn!("the exit {exit} cannot be reached: {error}");
-            hooks.close();
+            hooks.stop();
         }
     }
     let mut hub = hub.borrow_mut();
@@ -269,12 +276,15 @@ impl Hub {
         (self.group.clients.len(), self.group.trustees.len())
     }
 
-    /// Bytes received and sent on the links there are.
-    pub fn link_bytes(&self) -> [u64; 2] {
-        self.links.values().fold([0, 0], |sum, link| {
+    /// Bytes received and sent on the links there are: of clients, of trustees.
+    pub fn link_bytes(&self) -> [[u64; 2]; 2] {
+        let mut sums = [[0, 0]; 2];
+        for (party, link) in &self.links {
             let [received, sent] = link.bytes.get();
-            [sum[0] + received, sum[1] + sent]
-        })
+            let sum = &mut sums[usize::from(matches!(party, PartyRef::Trustee(_)))];
+            *sum = [sum[0] + received, sum[1] + sent];
+        }
+        sums
     }
 
     /// Hands over what the core has for links and exits.
@@ -317,20 +327,22 @@ impl Hub {
 
     fn handle_event(&mut self, event: RelayEvent, shared: &Shared) {
         match event {
+            RelayEvent::Exit(slot, MuxEvent::Open(conn)) => {
+                let pipe = Rc::new(Pipe::default());
+                self.pipes.insert((slot, conn), Rc::clone(&pipe));
+                let (hub, exit) = (Rc::clone(shared), self.exit.clone());
+                spawn_local(exit_connection(hub, slot, conn, pipe, exit));
+            }
             RelayEvent::Exit(slot, MuxEvent::Data(conn, bytes)) => {
-                let pipe = self.pipes.entry((slot, conn)).or_insert_with(|| {
-                    let pipe = Rc::new(Pipe::default());
-                    let task = exit_connection(
-                        Rc::clone(shared),
-                        slot,
-                        conn,
-                        Rc::clone(&pipe),
-                        self.exit.clone(),
-                    );
-                    spawn_local(task);
-                    pipe
-                });
-                pipe.push(&bytes);
+                match self.pipes.get(&(slot, conn)) {
+                    Some(pipe) => pipe.push(&bytes),
+                    None => self.relay.handle_exit_consumed(slot, conn, bytes.len()),
+                }
+            }
+            RelayEvent::Exit(slot, MuxEvent::Stop(conn)) => {
+                if let Some(pipe) = self.pipes.get(&(slot, conn)) {
+                    pipe.stop();
+                }
             }
             RelayEvent::Exit(slot, MuxEvent::Close(conn)) => {
                 if let Some(pipe) = self.pipes.get(&(slot, conn)) {

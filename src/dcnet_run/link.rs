@@ -32,6 +32,8 @@ const TAG: usize = 16;
 const PLAIN_MAX: usize = 65_535 - TAG;
 /// Ciphertext that may wait for a link that does not read; then it is closed.
 const PENDING_MAX: usize = 32 * 1024 * 1024;
+/// Room for one read.
+const READ: usize = 32 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A link after its handshake.
@@ -190,7 +192,6 @@ impl Link {
     /// # Errors
     /// When the link ended or its bytes are not the peer's.
     pub async fn receive(&self, plain: &mut Vec<u8>) -> anyhow::Result<()> {
-        let mut buffer = [0; 32 * 1024];
         loop {
             if self.closed.get() {
                 bail!("the link is closed");
@@ -199,12 +200,11 @@ impl Link {
             tokio::select! {
                 ready = self.stream.readable() => {
                     ready?;
-                    match self.stream.try_read(&mut buffer) {
+                    match self.read_some() {
                         Ok(0) => bail!("the peer closed the link"),
                         Ok(count) => {
                             let [received, sent] = self.bytes.get();
                             self.bytes.set([received + count as u64, sent]);
-                            self.inbox.borrow_mut().extend_from_slice(&buffer[..count]);
                             if self.open_inbox(plain)? {
                                 return Ok(());
                             }
@@ -220,6 +220,13 @@ impl Link {
                 () = self.wake.notified() => {}
             }
         }
+    }
+
+    /// Straight into the inbox, which keeps its room.
+    fn read_some(&self) -> io::Result<usize> {
+        let mut inbox = self.inbox.borrow_mut();
+        inbox.reserve(READ);
+        self.stream.try_read_buf(&mut *inbox)
     }
 
     /// Decrypts whole Noise messages; whether there was one.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use curve25519_dalek::Scalar;
 use rand::Rng;
 use tokio::{net::TcpListener, task::spawn_local, time::sleep};
@@ -21,13 +22,14 @@ use crate::{
         error::DcnetError,
         group::Group,
         identity::Identity,
+        interval::Nonce,
         member::{Member, PartyRef},
         message,
-        mux::MuxEvent,
+        mux::{CONNECTIONS_MAX, MuxEvent},
         trustee::Trustee,
     },
     dcnet_run::{
-        dial::dial,
+        dial::{accept, dial},
         link::{HELLO, Link},
         pipe::{self, Hooks, Pipe},
     },
@@ -64,11 +66,11 @@ impl Secrets {
         )
     }
 
-    async fn link(&self, member: &Member) -> anyhow::Result<Rc<Link>> {
+    async fn link(&self, nonce: Nonce) -> anyhow::Result<Rc<Link>> {
         let relay = &self.group.system.relay;
         let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
         let mut hello = [0; HELLO];
-        hello[..16].copy_from_slice(&member.nonce);
+        hello[..16].copy_from_slice(&nonce);
         hello[16..].copy_from_slice(&self.group.session.session_id.0);
         Ok(Rc::new(Link::open(stream, &self.identity, self.group.relay, &hello).await?))
     }
@@ -129,9 +131,9 @@ fn each_message(
 /// # Errors
 /// When the relay cannot be reached.
 pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
+    let mut trustee = Trustee::new(secrets.member());
     loop {
-        let mut trustee = Trustee::new(secrets.member());
-        let link = secrets.link(&trustee.member).await?;
+        let link = secrets.link(trustee.member.nonce).await?;
         log::info!("{} has its link to the relay", secrets.me);
         let sending = Rc::clone(&link);
         let mut out = Vec::new();
@@ -150,6 +152,7 @@ pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
         .await;
         report_end(&ended);
         sleep(PAUSE).await;
+        trustee.rejoin(secrets.member());
     }
 }
 
@@ -168,8 +171,23 @@ struct ClientHub {
 }
 
 impl ClientHub {
-    /// Hands over what the core has for link and local connections.
+    /// Connections that were sent through the old link end with it.
+    fn rejoin(&mut self, member: Member) {
+        if self.client.has_joined() {
+            self.pipes.drain().for_each(|(_, pipe)| pipe.stop());
+        }
+        self.client.rejoin(member, &mut rand::rng());
+    }
+
+    /// Hands over what the core has for the link first, and then what only this client has: how
+    /// long that takes depends on whose slot it was, and the relay must not see it.
     fn drain(&mut self) {
+        self.client.poll_transmit(&mut self.out);
+        if let Some(link) = &self.link {
+            link.send(&self.out);
+        }
+        self.out.clear();
+        self.client.settle(&mut rand::rng());
         while let Some(event) = self.client.poll_event() {
             match event {
                 ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => match self.pipes.get(&conn) {
@@ -181,18 +199,35 @@ impl ClientHub {
                         pipe.end();
                     }
                 }
+                ClientEvent::Mux(MuxEvent::Stop(conn)) => {
+                    if let Some(pipe) = self.pipes.get(&conn) {
+                        pipe.stop();
+                    }
+                }
                 ClientEvent::Mux(MuxEvent::Room(conn)) => {
                     if let Some(pipe) = self.pipes.get(&conn) {
                         pipe.wake();
                     }
                 }
+                // Only a client opens connections.
+                ClientEvent::Mux(MuxEvent::Open(_)) => {}
                 ClientEvent::Interval(number, members) => {
                     log::info!("interval {number} began with {members} members");
                 }
-                ClientEvent::Silent(left) => log::error!(
-                    "the set this pseudonym has spoken in shrank to {left} members; it is silent \
-                     until a new session"
+                ClientEvent::Paused(left) => log::error!(
+                    "of the members this pseudonym has spoken among, {left} are left: it pauses \
+                     until more of them are back"
                 ),
+                ClientEvent::Resumed(left) => {
+                    log::info!("{left} members are back: the pseudonym speaks again");
+                }
+                ClientEvent::Garbled => {
+                    log::error!(
+                        "the relay sent this pseudonym what no honest relay sends; its connections \
+                         are closed"
+                    );
+                    self.pipes.drain().for_each(|(_, pipe)| pipe.stop());
+                }
                 ClientEvent::FirstSlot => {
                     log::info!(
                         "first own slot {:.3} s after joining",
@@ -204,11 +239,6 @@ impl ClientHub {
                 }
             }
         }
-        self.client.poll_transmit(&mut self.out);
-        if let Some(link) = &self.link {
-            link.send(&self.out);
-        }
-        self.out.clear();
     }
 }
 
@@ -223,11 +253,21 @@ impl Hooks for LocalHooks {
     }
 
     fn data(&self, bytes: &[u8]) {
-        self.hub.borrow_mut().client.mux.write(self.conn, bytes);
+        let mut hub = self.hub.borrow_mut();
+        hub.client.mux.write(self.conn, bytes);
+        hub.client.settle(&mut rand::rng());
     }
 
     fn close(&self) {
-        self.hub.borrow_mut().client.mux.close(self.conn);
+        let mut hub = self.hub.borrow_mut();
+        hub.client.mux.close(self.conn);
+        hub.client.settle(&mut rand::rng());
+    }
+
+    fn stop(&self) {
+        let mut hub = self.hub.borrow_mut();
+        hub.client.mux.stop(self.conn);
+        hub.client.settle(&mut rand::rng());
     }
 
     fn consumed(&self, bytes: usize) {
@@ -237,16 +277,12 @@ impl Hooks for LocalHooks {
 
 async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                log::warn!("a local connection was not accepted: {error}");
-                sleep(PAUSE).await;
-                continue;
-            }
+        let (stream, _) = accept(&listener, "a local connection").await;
+        let Some(conn) = hub.borrow_mut().client.open() else {
+            log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
+            continue;
         };
         let pipe = Rc::new(Pipe::default());
-        let conn = hub.borrow_mut().client.open();
         hub.borrow_mut().pipes.insert(conn, Rc::clone(&pipe));
         let hooks = Rc::new(LocalHooks { hub: Rc::clone(&hub), conn });
         let hub = Rc::clone(&hub);
@@ -267,9 +303,8 @@ pub async fn run_client(
     pseudonym: Scalar,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
-    let fresh = || Client::new(secrets.member(), slot, pseudonym, &mut rand::rng());
     let hub = Rc::new(RefCell::new(ClientHub {
-        client: fresh(),
+        client: Client::new(secrets.member(), slot, pseudonym, &mut rand::rng()),
         link: None,
         pipes: HashMap::new(),
         joined: Instant::now(),
@@ -277,17 +312,10 @@ pub async fn run_client(
     }));
     spawn_local(accept_locals(listener, Rc::clone(&hub)));
     loop {
-        let nonce_member = fresh();
-        let link = secrets.link(&nonce_member.member).await?;
+        let nonce = hub.borrow().client.member.nonce;
+        let link = secrets.link(nonce).await?;
         {
             let mut hub = hub.borrow_mut();
-            // Connections opened while there was no link stay; older ones ended with theirs.
-            if hub.link.take().is_some() || hub.client.interval().is_some() {
-                hub.pipes.drain().for_each(|(_, pipe)| pipe.end());
-                hub.client = nonce_member;
-            } else {
-                hub.client.member = nonce_member.member;
-            }
             hub.link = Some(Rc::clone(&link));
             hub.joined = Instant::now();
         }
@@ -301,7 +329,17 @@ pub async fn run_client(
             Ok(())
         })
         .await;
+        if let Err(error) = &ended
+            && let Some(DcnetError::Equivocation { .. }) = error.downcast_ref()
+        {
+            return ended.context("this client does not go back to such a relay");
+        }
         report_end(&ended);
+        {
+            let mut hub = hub.borrow_mut();
+            hub.link = None;
+            hub.rejoin(secrets.member());
+        }
         sleep(PAUSE).await;
     }
 }

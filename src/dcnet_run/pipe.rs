@@ -26,8 +26,10 @@ pub trait Hooks {
     fn room(&self) -> usize;
     /// Bytes read from the socket.
     fn data(&self, bytes: &[u8]);
-    /// The socket's end.
+    /// The socket's end: its direction is over.
     fn close(&self);
+    /// The socket is gone: both directions are over.
+    fn stop(&self);
     /// Bytes the socket took.
     fn consumed(&self, bytes: usize);
 }
@@ -37,6 +39,7 @@ pub trait Hooks {
 pub struct Pipe {
     queue: RefCell<VecDeque<u8>>,
     ended: Cell<bool>,
+    stopped: Cell<bool>,
     wake: Notify,
 }
 
@@ -50,6 +53,12 @@ impl Pipe {
     /// No more bytes will come.
     pub fn end(&self) {
         self.ended.set(true);
+        self.wake.notify_one();
+    }
+
+    /// The other end is gone: what waits is dropped.
+    pub fn stop(&self) {
+        self.stopped.set(true);
         self.wake.notify_one();
     }
 
@@ -83,7 +92,7 @@ pub async fn run(mut stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
     let _ = stream.set_nodelay(true);
     let mut buffer = vec![0; 16 * 1024];
     let (mut reading, mut writing) = (true, true);
-    while reading || writing {
+    while (reading || writing) && !pipe.stopped.get() {
         let room = hooks.room().min(buffer.len());
         let waiting = writing && !pipe.queue.borrow().is_empty();
         if writing && !waiting && pipe.ended.get() {
@@ -129,7 +138,7 @@ pub async fn run(mut stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
             () = tokio::time::sleep(LINGER), if !writing => break,
         }
     }
-    if reading {
-        hooks.close();
+    if reading || writing {
+        hooks.stop();
     }
 }

@@ -60,8 +60,10 @@ pub struct Status {
     pub intervals: u64,
     /// Payload bytes from and to pseudonyms.
     pub payload_bytes: [u64; 2],
-    /// Bytes received and sent on the links there are.
-    pub link_bytes: [u64; 2],
+    /// Bytes received from and sent to the clients that are linked now.
+    pub client_link_bytes: [u64; 2],
+    /// The same of trustees.
+    pub trustee_link_bytes: [u64; 2],
     /// The last verdict.
     pub last_blame: Option<String>,
     /// How long its trial took from the first jammed cell, in milliseconds.
@@ -84,7 +86,7 @@ pub async fn keep(hub: Rc<RefCell<Hub>>, board: Board) {
     loop {
         let (clients, trustees) = hub.borrow().group_size();
         let (status, uptime) = hub.borrow().status();
-        let link_bytes = hub.borrow().link_bytes();
+        let [client_link_bytes, trustee_link_bytes] = hub.borrow().link_bytes();
         let now = uptime.as_secs_f64();
         let (rounds_before, at_before, rate) = last;
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
@@ -121,7 +123,8 @@ pub async fn keep(hub: Rc<RefCell<Hub>>, board: Board) {
             void: status.counters.void,
             intervals: status.counters.intervals,
             payload_bytes: status.counters.bytes,
-            link_bytes,
+            client_link_bytes,
+            trustee_link_bytes,
             last_blame: status.last_blame.map(|blamed| blamed.to_string()),
             last_blame_ms: status.last_trial.map(|took| took.as_secs_f64() * 1000.0),
             uptime_s: now,

@@ -1,191 +1,33 @@
 //! The modern DC-net as processes on loopback: echoes, a trustee that is killed, members that come
-//! and go, connections that are not read, the status and the bench.
+//! and go, connections that are not read, curl and Chromium, the page, the status and the bench.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[path = "dcnet/processes.rs"]
+mod processes;
+
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use processes::{Group, browse, cepa, connect, echoed, http_server, pattern, tool};
 use serde_json::Value;
 
-struct Group {
-    dir: tempfile::TempDir,
-    first_port: u16,
-    clients: Vec<String>,
-    trustees: Vec<String>,
-    relay: Option<Child>,
-    running: Vec<Option<Child>>,
-    exit: Child,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for child in
-            self.running.iter_mut().chain([&mut self.relay]).flatten().chain([&mut self.exit])
-        {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn cepa(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cepa"));
-    command.arg("dcnet").args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn free_ports(count: u16) -> u16 {
-    'again: loop {
-        let first = free_port().min(60_000);
-        for port in first..first + count {
-            if TcpListener::bind(("127.0.0.1", port)).is_err() {
-                continue 'again;
-            }
-        }
-        return first;
-    }
-}
-
-fn quiet(command: &mut Command) -> Child {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-impl Group {
-    fn new(clients: u16, trustees: u16) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (relay_port, exit_port) = (free_port(), free_port());
-        let counts = [clients.to_string(), trustees.to_string()];
-        let relay = format!("127.0.0.1:{relay_port}");
-        let made = cepa(&["config", "-c", &counts[0], "-t", &counts[1], "-r", &relay])
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(made.success());
-        let system = std::fs::read(dir.path().join("system.json")).unwrap();
-        let system: Value = serde_json::from_slice(&system).unwrap();
-        let ids = |field: &str| {
-            let list = system[field].as_array().unwrap();
-            list.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-        };
-        let exit = quiet(&mut cepa(&["echo", "-p", &exit_port.to_string()]));
-        let behind = format!("127.0.0.1:{exit_port}");
-        let relay = quiet(
-            cepa(&["relay", "-p", &relay_port.to_string(), "--exit", &behind]).arg(dir.path()),
-        );
-        let mut group = Self {
-            first_port: free_ports(clients),
-            clients: ids("clients"),
-            trustees: ids("trustees"),
-            relay: Some(relay),
-            running: Vec::new(),
-            exit,
-            dir,
-        };
-        group.running = (0..clients + trustees).map(|_| None).collect();
-        for at in 0..usize::from(clients + trustees) {
-            group.start(at);
-        }
-        group.await_status(|status| {
-            status["members"].as_array().unwrap().len() == group.clients.len()
-        });
-        group
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().to_owned()
-    }
-
-    /// Clients come first.
-    fn start(&mut self, at: usize) {
-        let (role, id, port) = match at.checked_sub(self.clients.len()) {
-            None => ("client", &self.clients[at], self.first_port + at as u16),
-            Some(trustee) => ("trustee", &self.trustees[trustee], 0),
-        };
-        let own = self.path().join(format!("{id}.json"));
-        let mut command = cepa(&[role, "-p", &port.to_string()]);
-        self.running[at] = Some(quiet(command.arg(self.path()).arg(own)));
-    }
-
-    fn kill(&mut self, at: usize) {
-        let mut child = self.running[at].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn status(&self) -> Option<Value> {
-        status(&self.path())
-    }
-
-    fn await_status(&self, done: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(status) = self.status()
-                && done(&status)
-            {
-                return status;
-            }
-            assert!(Instant::now() < end, "{:?}", self.status());
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn connect(&self, at: u16) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.first_port + at)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream
-    }
-
-    /// Resident kilobytes of the relay.
-    fn relay_memory(&self) -> u64 {
-        let id = self.relay.as_ref().unwrap().id();
-        let text = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-fn status(dir: &Path) -> Option<Value> {
-    let output = cepa(&["status", "--json"]).arg(dir).stderr(Stdio::null()).output().unwrap();
-    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-}
-
-fn echo(mut stream: TcpStream, bytes: Vec<u8>) {
-    let mut writer = stream.try_clone().unwrap();
-    let sent = bytes.clone();
-    let writing = thread::spawn(move || {
-        writer.write_all(&sent).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back).unwrap();
-    writing.join().unwrap();
+fn echo(stream: std::net::TcpStream, bytes: &[u8]) {
+    let back = echoed(stream, bytes);
     assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at % 251) as u8).collect()
 }
 
 #[test]
 fn echoes_a_killed_trustee_and_the_status() {
     let mut group = Group::new(4, 2);
-    echo(group.connect(1), b"hello".to_vec());
+    echo(group.connect(1), b"hello");
     let threads: Vec<_> = (0..4)
         .map(|at| {
             let stream = group.connect(at);
-            thread::spawn(move || echo(stream, pattern(100_000)))
+            thread::spawn(move || echo(stream, &pattern(100_000)))
         })
         .collect();
     for thread in threads {
@@ -196,7 +38,7 @@ fn echoes_a_killed_trustee_and_the_status() {
     assert_eq!(status["collisions"], 0);
     // A trustee is killed in the middle of a stream; it goes on when the trustee is back.
     let stream = group.connect(0);
-    let running = thread::spawn(move || echo(stream, pattern(400_000)));
+    let running = thread::spawn(move || echo(stream, &pattern(400_000)));
     thread::sleep(Duration::from_millis(200));
     group.kill(4);
     group.await_status(|status| status["interval"] == 0);
@@ -205,17 +47,21 @@ fn echoes_a_killed_trustee_and_the_status() {
     running.join().unwrap();
 }
 
+/// 24 downloads by SOCKS5 through three clients, one of which is not read.
 #[test]
 fn of_24_connections_one_that_is_not_read_disturbs_nobody() {
-    let group = Group::new(3, 2);
-    let mut stuck = group.connect(0);
+    let target = free_echo();
+    let group = Group::with_exit(3, 2, |port| {
+        cepa(&["socks5", "--allow-private", "--listen", &format!("127.0.0.1:{port}")])
+    });
+    let mut stuck = socks(group.connect(0), target.0);
     let mut filling = stuck.try_clone().unwrap();
     filling.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
     let _ = filling.write_all(&pattern(8_000_000));
     let threads: Vec<_> = (0..23)
         .map(|at| {
-            let stream = group.connect(at % 3);
-            thread::spawn(move || echo(stream, pattern(20_000)))
+            let stream = socks(group.connect(at % 3), target.0);
+            thread::spawn(move || echo(stream, &pattern(20_000)))
         })
         .collect();
     for thread in threads {
@@ -224,6 +70,79 @@ fn of_24_connections_one_that_is_not_read_disturbs_nobody() {
     let mut first = [0; 1000];
     stuck.read_exact(&mut first).unwrap();
     assert_eq!(first[..], pattern(1000));
+    // It is given up: the connection behind the relay ends, and with it the last one open.
+    drop((stuck, filling));
+    group.await_status(|status| status["connections"] == 0);
+}
+
+fn free_echo() -> (u16, processes::Running) {
+    let port = processes::free_port();
+    let child = processes::quiet(&mut cepa(&["echo", "-p", &port.to_string()]));
+    drop(connect(port));
+    (port, processes::Running(vec![child]))
+}
+
+/// Asks a SOCKS5 server for a port of this host.
+fn socks(mut stream: std::net::TcpStream, port: u16) -> std::net::TcpStream {
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut choice = [0; 2];
+    stream.read_exact(&mut choice).unwrap();
+    assert_eq!(choice, [5, 0]);
+    let [high, low] = port.to_be_bytes();
+    stream.write_all(&[5, 1, 0, 1, 127, 0, 0, 1, high, low]).unwrap();
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..2], [5, 0]);
+    stream
+}
+
+#[test]
+fn curl_and_chromium_through_a_client_and_the_page_of_the_relay() {
+    let site = http_server("<h1>behind the DC-net</h1>");
+    let group = Group::with_exit(3, 2, |port| {
+        cepa(&["socks5", "--allow-private", "--listen", &format!("127.0.0.1:{port}")])
+    });
+    let proxy = format!("127.0.0.1:{}", group.first_port);
+    let url = format!("http://localhost:{site}/");
+    let output =
+        tool("curl", &["-sS", "-m", "30", "--socks5-hostname", &proxy, &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "<h1>behind the DC-net</h1>");
+    let through = format!("--proxy-server=socks5://{proxy}");
+    let seen = browse(&url, &[&through, "--proxy-bypass-list=<-loopback>"]);
+    assert!(seen.contains("<h1>behind the DC-net</h1>"), "{seen}");
+    assert!(group.status().unwrap()["cells"].as_u64().unwrap() > 2);
+    // The page lets nothing but its own script run, and that script draws the group.
+    let page = format!("http://127.0.0.1:{}/", group.page);
+    let head = tool("curl", &["-sSI", "-m", "10", &page]).output().unwrap();
+    let head = String::from_utf8_lossy(&head.stdout).to_lowercase();
+    assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+    assert!(!head.contains("unsafe"), "{head}");
+    let seen = browse(&page, &["--virtual-time-budget=3000"]);
+    assert!(seen.contains("Interval 1, 3 members."), "{seen}");
+    assert_eq!(seen.matches("<circle").count(), 3, "{seen}");
+    assert_eq!(seen.matches("<rect").count(), 2, "{seen}");
+}
+
+/// The relay's exit is another SOCKS5 port, as a cepa client has one.
+#[test]
+fn the_exit_can_be_the_socks_port_of_a_client_of_circuits() {
+    let site = http_server("<p>by another way</p>");
+    let dir = tempfile::tempdir().unwrap();
+    let (relay, way, first) =
+        (processes::free_port(), processes::free_port(), processes::free_ports(2));
+    processes::make_config(dir.path(), 2, 1, relay);
+    let way = format!("127.0.0.1:{way}");
+    let mut running = processes::Running::default();
+    let exit = processes::quiet(&mut cepa(&["socks5", "--allow-private", "--listen", &way]));
+    running.0.push(exit);
+    let (via, ports) = (format!("via-onion={way}"), first.to_string());
+    let mut all = cepa(&["supervisor", "--relay", "--exit", &via, "--first-port", &ports]);
+    running.0.push(processes::quiet(all.arg(dir.path())));
+    drop(connect(first));
+    let (proxy, url) = (format!("127.0.0.1:{first}"), format!("http://127.0.0.1:{site}/"));
+    let output =
+        tool("curl", &["-sS", "-m", "40", "--socks5-hostname", &proxy, &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "<p>by another way</p>");
 }
 
 /// For how long: 10 s here, 10 minutes in the named job, by `CEPA_DCNET_SOAK_SECONDS`.
@@ -238,9 +157,7 @@ fn churn_every_two_seconds_loses_no_byte() {
             thread::spawn(move || {
                 let mut rounds = 0;
                 while Instant::now() < end {
-                    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-                    echo(stream, pattern(30_000));
+                    echo(connect(port), &pattern(30_000));
                     rounds += 1;
                 }
                 rounds

@@ -1,86 +1,25 @@
-//! The source's DC-net as processes on loopback: echo and SOCKS5 through one client, large
-//! transfers unharmed, the supervisor's `--local`, and configuration errors named by file and field.
+//! The source's DC-net as processes on loopback: netcat against the echo, requests at a rate, curl
+//! and Chromium through SOCKS5, large transfers unharmed, the supervisor's `--local`, and configuration errors named by file and field.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+#[path = "dcnet/processes.rs"]
+mod processes;
+
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, process::Stdio, thread};
+
+use processes::{
+    Running, browse, cepa, connect, echoed, free_port, free_ports, http_server, make_config, tool,
 };
 
-struct Running(Vec<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn cepa(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cepa"));
-    command.arg("dcnet").args(arguments).stdin(Stdio::null()).env("CEPA_LOG", "warn");
-    command
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn free_ports(count: u16) -> u16 {
-    'again: loop {
-        let first = free_port().min(60_000);
-        for port in first..first + count {
-            if TcpListener::bind(("127.0.0.1", port)).is_err() {
-                continue 'again;
-            }
-        }
-        return first;
-    }
-}
-
-fn config(dir: &Path, clients: &str, relay: u16) {
-    let relay = format!("127.0.0.1:{relay}");
-    let status = cepa(&["config", "-c", clients, "-t", "2", "-r", &relay])
-        .arg(dir)
-        .stdout(Stdio::null())
-        .status()
+fn netcat(port: u16, line: &str) -> String {
+    let mut child = tool("nc", &["-N", "-w", "20", "127.0.0.1", &port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
         .unwrap();
-    assert!(status.success());
-}
-
-fn connect(port: u16) -> TcpStream {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            return stream;
-        }
-        assert!(Instant::now() < end, "nothing listens on {port}");
-        thread::sleep(Duration::from_millis(30));
-    }
-}
-
-fn echoed(port: u16, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = connect(port);
-    let mut writer = stream.try_clone().unwrap();
-    let sent = bytes.to_vec();
-    let writing = thread::spawn(move || {
-        writer.write_all(&sent).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back).unwrap();
-    writing.join().unwrap();
-    back
+    child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }
 
 #[test]
@@ -88,10 +27,10 @@ fn netcat_against_the_echo_with_a_client_started_by_hand() {
     let dir = tempfile::tempdir().unwrap();
     let (relay, exit) = (free_port(), free_port());
     let first = free_ports(4);
-    config(dir.path(), "4", relay);
+    make_config(dir.path(), 4, 2, relay);
     let path = dir.path().to_str().unwrap();
     let (relay, exit) = (relay.to_string(), exit.to_string());
-    let mut running = Running(Vec::new());
+    let mut running = Running::default();
     running.0.push(cepa(&["echo", "-p", &exit]).spawn().unwrap());
     let behind = format!("127.0.0.1:{exit}");
     running.0.push(
@@ -119,8 +58,9 @@ fn netcat_against_the_echo_with_a_client_started_by_hand() {
         .map(|at| {
             let large = large.clone();
             thread::spawn(move || {
-                assert_eq!(echoed(first + at, b"hello"), b"hello");
-                assert_eq!(echoed(first + at, &large), large);
+                drop(connect(first + at));
+                assert_eq!(netcat(first + at, "hello\n"), "hello\n");
+                assert_eq!(echoed(connect(first + at), &large), large);
             })
         })
         .collect();
@@ -134,11 +74,11 @@ fn socks_requests_reach_a_server_and_private_ones_only_when_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let (relay, socks, target) = (free_port(), free_port(), free_port());
     let first = free_ports(2);
-    config(dir.path(), "2", relay);
+    make_config(dir.path(), 2, 2, relay);
     let path = dir.path().to_str().unwrap();
     let (socks, target) = (format!("127.0.0.1:{socks}"), target.to_string());
     let ports = first.to_string();
-    let mut running = Running(Vec::new());
+    let mut running = Running::default();
     running.0.push(cepa(&["echo", "-p", &target]).spawn().unwrap());
     let relay_args =
         ["supervisor", "--wire", "seed", "--relay", "--exit", &socks, "--first-port", &ports, path];
@@ -158,11 +98,22 @@ fn socks_requests_reach_a_server_and_private_ones_only_when_allowed() {
     denying.wait().unwrap();
     running.0.push(cepa(&["socks5", "--allow-private", "--listen", &socks]).spawn().unwrap());
     drop(connect(socks.rsplit_once(':').unwrap().1.parse().unwrap()));
+    let started = std::time::Instant::now();
     let allowed = ask();
     assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
     let report: serde_json::Value = serde_json::from_slice(&allowed.stdout).unwrap();
     assert_eq!(report["schema"], "cepa.dcnet.test-client/1");
     assert_eq!(report["failed"], 0);
+    // 10 requests at 20 a second take at least 450 ms: the rate is kept.
+    assert!(started.elapsed() >= std::time::Duration::from_millis(450));
+    let (site, proxy) = (http_server("<b>of the source</b>"), format!("127.0.0.1:{first}"));
+    let url = format!("http://127.0.0.1:{site}/");
+    let output =
+        tool("curl", &["-sS", "-m", "30", "--socks5-hostname", &proxy, &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "<b>of the source</b>");
+    let through = format!("--proxy-server=socks5://{proxy}");
+    let seen = browse(&url, &[&through, "--proxy-bypass-list=<-loopback>"]);
+    assert!(seen.contains("<b>of the source</b>"), "{seen}");
 }
 
 /// Changes a JSON file, runs a party, gives its complaint.
@@ -181,7 +132,7 @@ fn complaint(dir: &Path, file: &str, change: impl FnOnce(&mut serde_json::Value)
 #[test]
 fn configuration_errors_name_file_and_field() {
     let dir = tempfile::tempdir().unwrap();
-    config(dir.path(), "3", free_port());
+    make_config(dir.path(), 3, 2, free_port());
     let dir = dir.path();
     let told = complaint(dir, "session.json", |value| value["group-id"] = "00".repeat(32).into());
     assert!(told.contains("session.json: group-id"), "{told}");

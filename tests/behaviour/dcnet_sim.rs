@@ -13,7 +13,7 @@ use cepa::dcnet::{
     client::ClientEvent,
     error::DcnetError,
     member::PartyRef,
-    message::kind,
+    message::{Down, kind},
 };
 use net::{Lie, Net};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
@@ -154,28 +154,21 @@ fn a_relay_that_tells_one_client_something_else_is_caught_by_it() {
     net.run(SECOND / 50);
     let before = net.relay.status().counters.clone();
     // One byte of one downstream frame's foreign slot number, for one client only.
-    net.bend = Some((PartyRef::Client(1), |kind, body| {
-        if kind != kind::DOWN || body.len() < 200 {
-            return false;
+    let mut bent = false;
+    net.bend = Some(Box::new(move |party, kind, body| {
+        if !bent && party == PartyRef::Client(1) && kind == kind::DOWN && body.len() > 200 {
+            *body.last_mut().unwrap() ^= 1;
+            bent = true;
         }
-        let last = body.len() - 1;
-        body[last] ^= 1;
-        true
     }));
     net.run(SECOND / 4);
-    let node = net.node(PartyRef::Client(1));
-    let told = matches!(
-        node.error,
-        Some(
-            DcnetError::Equivocation { .. }
-                | DcnetError::Malformed { what: "downstream frame", .. }
-        )
-    );
-    assert!(told, "{:?}", node.error);
+    let error = &net.node(PartyRef::Client(1)).error;
+    assert!(matches!(error, Some(DcnetError::Equivocation { .. })), "{error:?}");
     let after = net.relay.status().counters;
-    assert!(
-        after.jammed > before.jammed || matches!(node.error, Some(DcnetError::Malformed { .. }))
-    );
+    assert!(after.jammed > before.jammed, "the slot went on opening");
+    for at in [0, 2, 3] {
+        assert_eq!(net.node(PartyRef::Client(at)).error, None);
+    }
     assert!(net.verdicts.iter().all(|(blamed, _)| !matches!(blamed, Blamed::Party(_))));
 }
 
@@ -325,11 +318,115 @@ fn a_set_too_small_is_refused_and_an_intersection_too_small_silences() {
         net.run(SECOND / 2);
     }
     let events = &net.node(PartyRef::Client(0)).events;
-    assert!(events.contains(&ClientEvent::Silent(2)), "{events:?}");
-    let before: usize = net.exits.values().map(Vec::len).sum();
+    assert!(events.contains(&ClientEvent::Paused(2)), "{events:?}");
+    let heard = |net: &Net| net.exits.values().map(Vec::len).sum::<usize>();
+    let before = heard(&net);
     net.say(0, b"not to be heard");
     net.run(SECOND / 2);
-    assert_eq!(net.exits.values().map(Vec::len).sum::<usize>(), before);
+    assert_eq!(heard(&net), before);
+    // A relay that breaks the link does not make it forget.
+    net.relink(PartyRef::Client(0));
+    net.run(SECOND / 2);
+    net.say(0, b"nor now");
+    net.run(SECOND / 2);
+    assert_eq!(heard(&net), before);
+    for back in [1, 2] {
+        net.join(PartyRef::Client(back));
+        net.run(SECOND / 2);
+    }
+    let events = &net.node(PartyRef::Client(0)).events;
+    assert!(events.contains(&ClientEvent::Resumed(3)), "{events:?}");
+    assert!(heard(&net) > before);
+}
+
+/// The relay tells all clients the same, and what it has for one slot does not open. Whose slot
+/// it is must not show: the owner goes on as everybody else does.
+#[test]
+fn a_frame_that_does_not_open_moves_no_owner() {
+    let mut net = Net::full(4, 2, 12);
+    net.echo = true;
+    let conn = net.say(2, &pattern(60_000, 3));
+    net.run(SECOND / 200);
+    let got = net.node(PartyRef::Client(2)).got[&conn].len();
+    let mut left = 4;
+    net.bend = Some(Box::new(move |_, kind, body| {
+        if left > 0 && kind == kind::DOWN && body.len() > 200 {
+            *body.last_mut().unwrap() ^= 1;
+            left -= 1;
+        }
+    }));
+    net.transcript.clear();
+    net.run(Duration::from_millis(2));
+    let events = &net.node(PartyRef::Client(2)).events;
+    assert!(events.contains(&ClientEvent::Garbled), "{events:?}");
+    assert!(net.node(PartyRef::Client(2)).got[&conn].len() < got + 20_000);
+    let sent_by = |at| -> Vec<(Duration, usize)> {
+        let own = net.transcript.iter().filter(|(_, party, _)| *party == PartyRef::Client(at));
+        own.map(|(at, _, len)| (*at, *len)).collect()
+    };
+    // This relay signs what it meant to say, so in the end all of them leave, and at once.
+    assert!(sent_by(2).len() > 2);
+    for at in 0..4 {
+        let (error, owners) =
+            (&net.node(PartyRef::Client(at)).error, &net.node(PartyRef::Client(2)).error);
+        assert_eq!(error, owners, "client {at}");
+        assert_eq!(sent_by(at), sent_by(2), "client {at}");
+    }
+}
+
+/// A pseudonym with open connections fills its turns even when it has nothing to say; one without
+/// leaves them empty, as an absent member's are.
+#[test]
+fn an_open_slot_is_never_seen_to_be_idle() {
+    let mut net = Net::full(4, 2, 13);
+    net.say(1, b"once");
+    net.run(SECOND / 5);
+    let (open, closed) = (net.slot(1), net.slot(2));
+    let mut turns = [0, 0];
+    net.run(SECOND);
+    for body in &net.clients_heard[&PartyRef::Client(0)] {
+        let Ok(down) = Down::parse(body, net::settings().cell_size) else { continue };
+        let Some(cell) = net.cells.get(&(down.number, down.round)) else { continue };
+        let empty = cell.iter().all(|byte| *byte == 0);
+        if down.next_slot == open && down.round > 100 {
+            turns[0] += 1;
+            assert!(!empty, "round {}", down.round);
+        } else if down.next_slot == closed {
+            turns[1] += 1;
+            assert!(empty, "round {}", down.round);
+        }
+    }
+    assert!(turns[0] > 3 && turns[1] > 0, "{turns:?}");
+    assert_eq!(net.relay.status().counters.cells, 1, "idle cells are no data");
+}
+
+#[test]
+fn a_relay_cannot_leave_out_more_members_than_the_trustees_allow() {
+    let mut few = net::settings();
+    few.removals_per_hour = 1;
+    let mut net = Net::new(5, 2, few, 14);
+    net.join_all();
+    net.run(SECOND / 2);
+    net.leave(PartyRef::Client(4));
+    net.run(SECOND / 2);
+    assert_eq!(net.relay.status().interval.unwrap().1, [0, 1, 2, 3]);
+    net.leave(PartyRef::Client(3));
+    net.run(SECOND / 2);
+    assert_eq!(net.relay.status().interval, None);
+    // Nor by breaking a trustee's link: it remembers.
+    for at in 0..2 {
+        let trustee = PartyRef::Trustee(at);
+        assert!(matches!(net.node(trustee).error, Some(DcnetError::Malformed { .. })));
+        net.revive(trustee);
+    }
+    net.run(SECOND / 2);
+    assert_eq!(net.relay.status().interval, None);
+    net.join(PartyRef::Client(3));
+    for at in 0..2 {
+        net.revive(PartyRef::Trustee(at));
+    }
+    net.run(SECOND / 2);
+    assert_eq!(net.relay.status().interval.unwrap().1, [0, 1, 2, 3]);
 }
 
 #[test]

@@ -35,8 +35,11 @@ pub(super) fn config(args: &ConfigArgs) -> anyhow::Result<()> {
             cell_size: args.cell_size,
             client_window: args.client_window,
             trustee_window: args.trustee_window,
-            min_anonymity_set: args.min_anonymity_set,
-            ..Settings::default()
+            // A group of one has no set to speak of, and is good for a first try only.
+            min_anonymity_set: args
+                .min_anonymity_set
+                .unwrap_or_else(|| args.clients.div_ceil(2).max(2).min(args.clients)),
+            removals_per_hour: args.removals_per_hour,
         },
     };
     let files = match &args.seed {

@@ -109,7 +109,8 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         tokio::task::spawn_local(status::keep(hub, board));
     };
     ready();
-    LocalSet::new().run_until(hub::run(setup, listener, started)).await
+    LocalSet::new().run_until(hub::run(setup, listener, started)).await;
+    Ok(())
 }
 
 pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
@@ -156,13 +157,15 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
 pub(super) async fn socks5(args: SocksArgs) -> anyhow::Result<()> {
     let listener = listen(&args.listen).await?;
     ready();
-    exits::run_socks(listener, args.allow_private).await
+    exits::run_socks(listener, args.allow_private).await;
+    Ok(())
 }
 
 pub(super) async fn echo(args: EchoArgs) -> anyhow::Result<()> {
     let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
     ready();
-    exits::run_echo(listener).await
+    exits::run_echo(listener).await;
+    Ok(())
 }
 
 #[derive(serde::Serialize)]

@@ -108,7 +108,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
          echo        100 bytes, open slot: p50 {:.2} ms, p99 {:.2} ms\n\
          \x20           idle slot: p50 {:.2} ms, p99 {:.2} ms\n\
          cpu         relay {:.0} %, a trustee {:.0} %, a client {:.1} %\n\
-         links       {:.0} bytes a second to the relay, {:.0} from it\n",
+         links       a client sends {:.0} and receives {:.0} bytes a second, a trustee {:.0} and {:.0}\n",
         report.clients,
         report.trustees,
         report.cell_bytes,
@@ -124,9 +124,17 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         report.cpu[0] * 100.0,
         report.cpu[1] * 100.0,
         report.cpu[2] * 100.0,
-        report.link_bytes_per_s[0],
-        report.link_bytes_per_s[1],
+        report.client_bytes_per_s[0],
+        report.client_bytes_per_s[1],
+        report.trustee_bytes_per_s[0],
+        report.trustee_bytes_per_s[1],
     ));
+    if let (Some(join), Some(pause)) = (report.join_s, report.pause_ms) {
+        output::print(format_args!(
+            "join        {join:.2} s from its start to a client's first byte back; others paused \
+             for {pause:.0} ms at most\n"
+        ));
+    }
     if let (Some(took), Some(blamed)) = (report.blame_ms, &report.blamed) {
         output::print(format_args!(
             "blame       {blamed}, {took:.0} ms after the first jammed cell\n"

@@ -45,6 +45,8 @@ use trial::Trial;
 /// How the relay paces itself.
 #[derive(Debug, Clone)]
 pub struct Pace {
+    /// Rounds follow each other at once for so long after somebody spoke: an answer is near.
+    pub eager: Duration,
     /// Between rounds while somebody spoke within the last second.
     pub idle: Duration,
     /// Between rounds otherwise.
@@ -60,6 +62,7 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
+            eager: Duration::from_millis(20),
             idle: Duration::from_millis(1),
             asleep: Duration::from_millis(10),
             patience: Duration::from_secs(3),

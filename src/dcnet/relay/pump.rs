@@ -3,7 +3,10 @@
 //! In: shares, exit bytes, time. Out: DOWN and CREDIT messages, exit events.
 //! Called by: the relay core.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use curve25519_dalek::Scalar;
 use rand::Rng;
@@ -22,6 +25,8 @@ use super::{
     rounds::{Decoded, Issued, Shared},
 };
 
+/// Results one message tells: at least as many as rounds can be in flight, so that none waits.
+const RESULTS_MAX: usize = 128;
 /// Downstream bytes of one round.
 const DOWN_MAX: usize = 8 * 1024;
 /// Of these, bytes of one slot.
@@ -106,9 +111,13 @@ impl Relay {
         let mut events = Vec::new();
         let at = usize::from(slot);
         let outcome = self.slots[at].handle(plain, &mut events);
-        self.slots.iter_mut().for_each(|slot| slot.held = false);
-        self.slots[at].held = true;
-        self.last_data = Some(now);
+        if outcome == Outcome::Idle {
+            self.slots[at].active = self.slots[at].wanted;
+        } else {
+            self.slots.iter_mut().for_each(|slot| slot.held = false);
+            self.slots[at].held = true;
+            self.last_data = Some(now);
+        }
         if outcome == Outcome::Taken {
             self.counters.cells += 1;
         }
@@ -154,6 +163,12 @@ impl Relay {
         self.pump(now);
     }
 
+    /// The exit's connection is gone.
+    pub fn handle_exit_stop(&mut self, now: Instant, slot: u16, conn: u32) {
+        self.slots[usize::from(slot)].mux.stop(conn);
+        self.pump(now);
+    }
+
     /// The exit took bytes of a connection.
     pub fn handle_exit_consumed(&mut self, slot: u16, conn: u32, bytes: usize) {
         self.slots[usize::from(slot)].mux.consumed(conn, bytes);
@@ -177,10 +192,12 @@ impl Relay {
             return running.oldest().map(|at| at + self.pace.patience);
         }
         let last = running.last_issue?;
-        let awake = self.last_data.is_some_and(|at| {
-            last.saturating_duration_since(at) < std::time::Duration::from_secs(1)
-        });
-        Some(last + if awake { self.pace.idle } else { self.pace.asleep })
+        let quiet = self.last_data.map(|at| last.saturating_duration_since(at));
+        Some(match quiet {
+            Some(quiet) if quiet < self.pace.eager => last,
+            Some(quiet) if quiet < Duration::from_secs(1) => last + self.pace.idle,
+            _ => last + self.pace.asleep,
+        })
     }
 
     /// Parties that keep the oldest round open for too long are left out.
@@ -230,7 +247,7 @@ impl Relay {
         let signature = (round > 0 && round.is_multiple_of(SIGN_EVERY)).then(|| {
             self.identity.sign("history", &running.history.signed(&running.hash, round)).0
         });
-        let count = running.results.len().min(16);
+        let count = running.results.len().min(RESULTS_MAX);
         let down = Down {
             number,
             round,
@@ -242,16 +259,18 @@ impl Relay {
         };
         let body = down.to_bytes();
         running.history.push(&body);
-        running.open(Issued { slot, accusation, h: running.history.scalar(), at: now });
+        let (h, accuses) = (running.history.scalar(), accusation.is_some());
+        running.open(Issued { slot, accusation: accuses, h, at: now });
         let mut framed = Vec::with_capacity(body.len() + 5);
         message::frame(&mut framed, kind::DOWN, &[&body]);
         let shared: Shared = Arc::from(framed);
         self.out.push_back(Transmit::Clients(shared));
     }
 
-    fn next_turn(&mut self) -> (u16, bool) {
-        if let Some(slot) = self.trial_turn() {
-            return (slot, true);
+    /// Whose turn it is, and which part of an accusation it carries.
+    fn next_turn(&mut self) -> (u16, Option<(u64, u8)>) {
+        if let Some((slot, accused, part)) = self.trial_turn() {
+            return (slot, Some((accused, part)));
         }
         let count = self.slots.len();
         let round = self.running.as_ref().map_or(0, |running| running.issued);
@@ -262,12 +281,12 @@ impl Relay {
             if !slot.muted && (slot.active || unasked) {
                 slot.wanted = false;
                 self.turn = at;
-                return (u16::try_from(at).unwrap_or(NO_SLOT), false);
+                return (u16::try_from(at).unwrap_or(NO_SLOT), None);
             }
         }
         // Nobody asked: who spoke last may answer without asking.
         let held = self.slots.iter().position(|slot| slot.held && !slot.muted);
-        (held.and_then(|at| u16::try_from(at).ok()).unwrap_or(NO_SLOT), false)
+        (held.and_then(|at| u16::try_from(at).ok()).unwrap_or(NO_SLOT), None)
     }
 
     /// Sealed frames of the slots that have something, in turns.

@@ -35,8 +35,9 @@ impl Slot {
             events.extend(self.mux.reset().into_iter().map(MuxEvent::Close));
             (self.epoch, self.next_seq) = (cell.epoch, 0);
         }
+        let Some(seq) = cell.seq else { return Outcome::Idle };
         self.active |= cell.more;
-        if cell.seq != self.next_seq {
+        if seq != self.next_seq {
             return Outcome::Refused;
         }
         self.next_seq = self.next_seq.wrapping_add(1);

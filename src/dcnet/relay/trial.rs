@@ -32,7 +32,7 @@ struct Suspect {
 
 enum Stage {
     /// The owner's accusation is on its way in the keys of a few rounds.
-    Accusing { opened: usize, keys: Vec<Suspect> },
+    Accusing { opened: u8, keys: Vec<Suspect> },
     /// A question is out.
     Asking(Box<Asking>),
 }
@@ -80,14 +80,14 @@ impl Relay {
         });
     }
 
-    /// The accuser's turn, while its accusation is awaited. The results that tell it of the jam
-    /// leave with the same message, and it answers after reading them.
-    pub(super) fn trial_turn(&mut self) -> Option<u16> {
+    /// The accuser's turn while its accusation is awaited: slot, accused round, part. The result
+    /// that tells of the jam leaves with the same message or has left before.
+    pub(super) fn trial_turn(&mut self) -> Option<(u16, u64, u8)> {
         let trial = self.trial.as_mut()?;
         match &mut trial.stage {
-            Stage::Accusing { opened, .. } if *opened < ACCUSATION_ROUNDS => {
+            Stage::Accusing { opened, .. } if usize::from(*opened) < ACCUSATION_ROUNDS => {
                 *opened += 1;
-                Some(trial.slot)
+                Some((trial.slot, trial.first.round, *opened - 1))
             }
             _ => None,
         }

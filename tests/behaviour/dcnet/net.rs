@@ -26,8 +26,8 @@ use cepa::dcnet::{
 use curve25519_dalek::Scalar;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// Changes a message on its way; whether it did.
-pub type Bend = fn(u8, &mut Vec<u8>) -> bool;
+/// Changes a message of the relay on its way to a party.
+pub type Bend = Box<dyn FnMut(PartyRef, u8, &mut Vec<u8>)>;
 
 /// How a party lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +88,10 @@ pub struct Net {
     pub transcript: Vec<(Duration, PartyRef, usize)>,
     start: Instant,
     liar: Option<(PartyRef, Lie, u64)>,
-    /// Changes what the relay says to one party.
-    pub bend: Option<(PartyRef, Bend)>,
+    /// Changes what the relay says.
+    pub bend: Option<Bend>,
+    /// The XOR of all cells of a round, as the relay sees it.
+    pub cells: BTreeMap<(u32, u64), Vec<u8>>,
     pub clients_heard: BTreeMap<PartyRef, Vec<Vec<u8>>>,
 }
 
@@ -130,6 +132,7 @@ impl Net {
             start,
             liar: None,
             bend: None,
+            cells: BTreeMap::new(),
             clients_heard: BTreeMap::new(),
         }
     }
@@ -163,26 +166,14 @@ impl Net {
     }
 
     pub fn join(&mut self, party: PartyRef) {
-        let clients = self.group.clients.len();
-        let at = match party {
-            PartyRef::Client(at) => usize::from(at),
-            PartyRef::Trustee(at) => clients + usize::from(at),
-        };
-        let identity = Arc::new(Identity::from_secret(&self.files.parties[at].secret.0));
-        let private = &self.files.sessions[at];
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
-        let member = Member::new(
-            Arc::clone(&self.group),
-            party,
-            Arc::clone(&identity),
-            private.scalar().unwrap(),
-            nonce,
-        );
+        let member = self.member(party, nonce);
+        let identity = Arc::clone(&member.identity);
         let core = match party {
-            PartyRef::Client(_) => {
-                let pseudonym = private.pseudonym().unwrap();
-                let slot = self.group.own_slot(&pseudonym).unwrap() as u16;
+            PartyRef::Client(at) => {
+                let pseudonym = self.files.sessions[usize::from(at)].pseudonym().unwrap();
+                let slot = self.slot(at);
                 Core::Client(Box::new(Client::new(member, slot, pseudonym, &mut self.rng)))
             }
             PartyRef::Trustee(_) => Core::Trustee(Box::new(Trustee::new(member))),
@@ -230,7 +221,7 @@ impl Net {
     /// Opens a connection at a client and queues bytes.
     pub fn say(&mut self, at: u16, bytes: &[u8]) -> u32 {
         let client = self.client(at);
-        let conn = client.open();
+        let conn = client.open().unwrap();
         client.mux.write(conn, bytes);
         conn
     }
@@ -272,9 +263,58 @@ impl Net {
         true
     }
 
+    /// The party's link breaks and is opened again; its program runs on.
+    pub fn relink(&mut self, party: PartyRef) {
+        self.wire.retain(|(_, to, ..)| *to != party);
+        self.relay.handle_leave(self.now, party);
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        let member = self.member(party, nonce);
+        match &mut self.nodes.get_mut(&party).unwrap().core {
+            Core::Client(client) => client.rejoin(member, &mut self.rng),
+            Core::Trustee(trustee) => trustee.rejoin(member),
+        }
+        self.relay.handle_join(self.now, party, nonce).unwrap();
+        self.drain();
+    }
+
+    /// As [`Net::relink`], after an error ended the link.
+    pub fn revive(&mut self, party: PartyRef) {
+        self.nodes.get_mut(&party).unwrap().error = None;
+        self.relink(party);
+    }
+
+    fn member(&self, party: PartyRef, nonce: [u8; 16]) -> Member {
+        let at = self.place(party);
+        let identity = Arc::new(Identity::from_secret(&self.files.parties[at].secret.0));
+        let secret = self.files.sessions[at].scalar().unwrap();
+        Member::new(Arc::clone(&self.group), party, identity, secret, nonce)
+    }
+
+    fn place(&self, party: PartyRef) -> usize {
+        match party {
+            PartyRef::Client(at) => usize::from(at),
+            PartyRef::Trustee(at) => self.group.clients.len() + usize::from(at),
+        }
+    }
+
+    /// The slot of a client.
+    pub fn slot(&self, at: u16) -> u16 {
+        let pseudonym = self.files.sessions[usize::from(at)].pseudonym().unwrap();
+        self.group.own_slot(&pseudonym).unwrap() as u16
+    }
+
     fn at_relay(&mut self, party: PartyRef, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some((kind, body, used)) = message::next_frame(rest).unwrap() {
+            if let (kind::UP | kind::PAD, Ok(share)) =
+                (kind, Share::parse(body, settings().cell_size))
+                && let Some((_, cell)) = share.slot
+            {
+                let sum = self.cells.entry((share.number, share.round)).or_default();
+                sum.resize(cell.len(), 0);
+                sum.iter_mut().zip(cell).for_each(|(sum, byte)| *sum ^= byte);
+            }
             let result = self.relay.handle_message(self.now, party, kind, body, &mut self.rng);
             if let Err(error) = result {
                 self.disconnected.push((party, error.to_string()));
@@ -294,11 +334,8 @@ impl Net {
                 return;
             }
             let mut body = body.to_vec();
-            if let Some((bent, bend)) = self.bend
-                && bent == party
-                && bend(kind, &mut body)
-            {
-                self.bend = None;
+            if let Some(bend) = &mut self.bend {
+                bend(party, kind, &mut body);
             }
             if kind == kind::INTERVAL
                 && let Some(liar) = &mut node.liar
@@ -362,6 +399,7 @@ impl Net {
         match &mut node.core {
             Core::Client(client) => {
                 client.poll_transmit(&mut out);
+                client.settle(&mut self.rng);
                 while let Some(event) = client.poll_event() {
                     match &event {
                         ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => {
@@ -373,7 +411,7 @@ impl Net {
                             node.closed.push(*conn);
                         }
                         ClientEvent::Verdict(blamed) => node.verdicts.push(*blamed),
-                        ClientEvent::Mux(MuxEvent::Room(_)) => {}
+                        ClientEvent::Mux(_) => {}
                         _ => node.events.push(event),
                     }
                 }
@@ -410,7 +448,7 @@ impl Net {
             RelayEvent::Exit(slot, MuxEvent::Close(conn)) => {
                 self.relay.handle_exit_close(self.now, slot, conn);
             }
-            RelayEvent::Exit(_, MuxEvent::Room(_)) => {}
+            RelayEvent::Exit(..) => {}
             RelayEvent::Interval(_) => {}
             RelayEvent::Verdict(blamed, case) => self.verdicts.push((blamed, case)),
         }

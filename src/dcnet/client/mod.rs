@@ -9,6 +9,10 @@
 //! | DOWN | UP: pads alone, or the slot's sealed cell within them; once per round |
 //! | ASK | ANSWER (see [`crate::dcnet::blame`]) |
 //! | VERDICT | nothing; it is judged anew, and the convicted are remembered |
+//!
+//! The relay must not see from a client's link which slot is its own. So nothing that depends on
+//! it happens before the answers have left: what came for the pseudonym is opened, and its next
+//! cell sealed, in [`Client::settle`]; and whatever came, the link goes on.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -16,18 +20,21 @@ use curve25519_dalek::Scalar;
 use rand::Rng;
 
 use crate::dcnet::{
-    arq::{Arq, CELL_HEADER, SlotCell},
-    blame::{self, Accusation, Blamed},
+    arq::Arq,
+    blame::{self, Blamed},
     error::DcnetError,
-    hash,
     history::History,
     interval::SignedInterval,
     member::{self, Chain, Member, PartyRef},
-    message::{self, Down, NO_SLOT, Outcome, RoundResult, Share, kind},
-    mux::{Mux, MuxEvent},
+    message::{self, Down, NO_SLOT, kind},
+    mux::{CONNECTIONS_MAX, Mux, MuxEvent},
     pads::Pads,
-    sealing::{self, DownSeal, TAG},
+    sealing::DownSeal,
 };
+
+mod turn;
+
+use turn::Ready;
 
 /// The relay signs its history every so many rounds.
 pub const SIGN_EVERY: u64 = 16;
@@ -41,8 +48,13 @@ pub enum ClientEvent {
     Mux(MuxEvent),
     /// An interval began, with so many members.
     Interval(u32, usize),
-    /// The set the pseudonym has spoken in became too small; it is silent from here on.
-    Silent(usize),
+    /// The sets the pseudonym has spoken in and the present one have so few members in common
+    /// that it pauses.
+    Paused(usize),
+    /// Enough of them are back; it speaks again.
+    Resumed(usize),
+    /// The relay sent the pseudonym what no honest relay sends; its connections are gone.
+    Garbled,
     /// The first turn of the own slot came.
     FirstSlot,
     /// Somebody was convicted, or nobody could be.
@@ -52,7 +64,7 @@ pub enum ClientEvent {
 /// Own cell of a round.
 struct Sent {
     round: u64,
-    spoke: bool,
+    speech: turn::Speech,
     key: Scalar,
     cell: Vec<u8>,
 }
@@ -63,11 +75,13 @@ struct Running {
     pads: Pads,
     history: History,
     seal: DownSeal,
+    /// A frame did not open: the seal is out of step until the next interval.
+    garbled: bool,
     chain: Chain,
     round: u64,
     sent: VecDeque<Sent>,
-    /// What an accusation round's key carries.
-    accusation: VecDeque<Scalar>,
+    /// What the keys of accusation rounds carry.
+    accusation: Vec<Scalar>,
     /// Recent rounds with a slot, for blame.
     heard: VecDeque<blame::HeardRound>,
     /// Results of recent jammed rounds.
@@ -88,9 +102,14 @@ pub struct Client {
     pub mux: Mux,
     arq: Arq,
     next_conn: u32,
+    /// The members of every set the pseudonym has spoken in.
     spoken: Option<BTreeSet<u16>>,
-    silent: bool,
+    paused: bool,
     had_slot: bool,
+    /// The sealed cell of the next own turn.
+    ready: Option<Ready>,
+    /// DOWN bodies whose frames are still to be looked at.
+    heard: Vec<Vec<u8>>,
     answers: blame::Answerer,
     out: Vec<u8>,
     events: VecDeque<ClientEvent>,
@@ -113,21 +132,44 @@ impl Client {
             arq: Arq::default(),
             next_conn: 0,
             spoken: None,
-            silent: false,
+            paused: false,
             had_slot: false,
+            ready: None,
+            heard: Vec::new(),
             answers: blame::Answerer::default(),
             out: Vec::new(),
             events: VecDeque::new(),
         }
     }
 
-    /// Opens a local connection and gives its Conn#.
-    pub fn open(&mut self) -> u32 {
+    /// Whether there has been an interval on this link.
+    pub fn has_joined(&self) -> bool {
+        self.last_number > 0
+    }
+
+    /// Starts over for a new link. Connections of the old one are gone; what protects the
+    /// pseudonym is not: the sets it has spoken in, and who was convicted.
+    pub fn rejoin(&mut self, member: Member, rng: &mut impl Rng) {
+        let mut fresh = Self::new(member, self.slot, self.pseudonym, rng);
+        fresh.member.convicted = std::mem::take(&mut self.member.convicted);
+        (fresh.spoken, fresh.paused) = (self.spoken.take(), self.paused);
+        if !self.has_joined() {
+            // Nothing of these was sent yet.
+            (fresh.mux, fresh.next_conn) = (std::mem::take(&mut self.mux), self.next_conn);
+        }
+        *self = fresh;
+    }
+
+    /// Opens a local connection and gives its Conn#; none when there are too many.
+    pub fn open(&mut self) -> Option<u32> {
+        if self.mux.len() >= CONNECTIONS_MAX {
+            return None;
+        }
         loop {
             self.next_conn = self.next_conn % 0x7fff_fffe + 1;
             if !self.mux.knows(self.next_conn) {
                 self.mux.open(self.next_conn);
-                return self.next_conn;
+                return Some(self.next_conn);
             }
         }
     }
@@ -146,16 +188,6 @@ impl Client {
     pub fn interval(&self) -> Option<(u32, usize)> {
         let running = self.running.as_ref()?;
         Some((running.signed.interval.number, running.signed.interval.clients.len()))
-    }
-
-    /// Whether the pseudonym stopped speaking because its set became too small.
-    pub fn is_silent(&self) -> bool {
-        self.silent
-    }
-
-    /// Whether cells of this client still wait for the relay.
-    pub fn is_busy(&self) -> bool {
-        self.arq.untaken() > 0 || self.mux.has_data()
     }
 
     /// One message of the relay.
@@ -198,12 +230,13 @@ impl Client {
             pads: self.member.pads(&signed.interval),
             history: History::new(&hash, &relay_bytes),
             seal: DownSeal::new(&(self.pseudonym * relay_key), &hash),
+            garbled: false,
             chain: Chain::new(&hash),
             hash,
             signed,
             round: 0,
             sent: VecDeque::new(),
-            accusation: VecDeque::new(),
+            accusation: Vec::new(),
             heard: VecDeque::new(),
             jammed: VecDeque::new(),
         });
@@ -214,17 +247,21 @@ impl Client {
 
     /// Starts the prepared interval if `number` is its number.
     fn switch(&mut self, number: u32) {
+        self.open_heard();
         if let Some(next) = self.next.take_if(|next| next.signed.interval.number == number) {
             self.arq.all_lost();
+            self.ready = None;
             let members: BTreeSet<u16> =
                 next.signed.interval.clients.iter().map(|m| m.index).collect();
             self.events.push_back(ClientEvent::Interval(number, members.len()));
             if let Some(spoken) = &self.spoken {
                 let left = spoken.intersection(&members).count();
-                if left < self.member.group.system.settings.min_anonymity_set && !self.silent {
-                    self.silent = true;
-                    self.events.push_back(ClientEvent::Silent(left));
+                let paused = left < self.member.group.system.settings.min_anonymity_set;
+                if paused != self.paused {
+                    let event = if paused { ClientEvent::Paused } else { ClientEvent::Resumed };
+                    self.events.push_back(event(left));
                 }
+                self.paused = paused;
             }
             self.running = Some(next);
         }
@@ -260,113 +297,16 @@ impl Client {
             remember(&mut running.heard, heard, SENT_MAX);
         }
         for result in &down.results {
-            self.handle_result(result, rng);
+            self.handle_result(result);
         }
-        self.handle_frames(&down)?;
-        self.answer_round(&down, &h, rng);
+        if let Some((accused, 0)) = down.accusation {
+            self.accuse(accused, rng);
+        }
+        self.answer_round(&down, &h);
+        if !down.frames.is_empty() {
+            self.heard.push(body.to_vec());
+        }
         Ok(())
-    }
-
-    /// What became of an own round.
-    fn handle_result(&mut self, result: &RoundResult, rng: &mut impl Rng) {
-        let Some(running) = &mut self.running else { return };
-        if let Outcome::Jammed(key, cell) = &result.outcome {
-            let jammed = blame::JammedRound { round: result.round, key: *key, cell: cell.clone() };
-            remember(&mut running.jammed, jammed, 64);
-        }
-        let Some(sent) = running.sent.iter().find(|sent| sent.round == result.round) else {
-            return;
-        };
-        match &result.outcome {
-            Outcome::Idle => {
-                if sent.spoke {
-                    self.arq.lost(result.round, running.round);
-                }
-            }
-            Outcome::Taken => self.arq.taken(result.next_seq),
-            Outcome::Refused => {
-                self.arq.taken(result.next_seq);
-                self.arq.lost(result.round, running.round);
-            }
-            Outcome::Jammed(key, cell) => {
-                if sent.spoke {
-                    self.arq.lost(result.round, running.round);
-                }
-                let accusation = Accusation::find(sent.round, &sent.key, &sent.cell, key, cell);
-                running.accusation = accusation
-                    .map(|found| {
-                        let base = self.member.group.slots.base;
-                        found.to_scalars(&running.hash, &self.pseudonym, &base, rng).into()
-                    })
-                    .unwrap_or_default();
-            }
-        }
-    }
-
-    fn handle_frames(&mut self, down: &Down<'_>) -> Result<(), DcnetError> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let mut events = Vec::new();
-        for (_, sealed) in down.frames.iter().filter(|(slot, _)| *slot == self.slot) {
-            let plain = running.seal.open(sealed).ok_or_else(|| {
-                DcnetError::malformed("downstream frame", "one sealed to this pseudonym", "another")
-            })?;
-            self.mux.handle(&plain, false, &mut events)?;
-        }
-        self.events.extend(events.into_iter().map(ClientEvent::Mux));
-        Ok(())
-    }
-
-    fn answer_round(&mut self, down: &Down<'_>, h: &Scalar, rng: &mut impl Rng) {
-        let Some(running) = &mut self.running else { return };
-        let cell_size = self.member.group.system.settings.cell_size;
-        let mine = down.next_slot == self.slot;
-        let mut cell = vec![0; if down.next_slot == NO_SLOT { 0 } else { cell_size }];
-        let mut key = Scalar::ZERO;
-        if mine {
-            if !self.had_slot {
-                self.had_slot = true;
-                self.events.push_back(ClientEvent::FirstSlot);
-            }
-            let mut spoke = false;
-            if down.accusation {
-                key = running.accusation.pop_front().unwrap_or(Scalar::ZERO);
-            } else if let Some(plain) = (!self.silent)
-                .then(|| {
-                    next_plain(
-                        &mut self.arq,
-                        &mut self.mux,
-                        self.epoch,
-                        cell_size,
-                        &mut self.events,
-                    )
-                })
-                .flatten()
-            {
-                spoke = true;
-                key = hash::random_scalar(rng);
-                cell = sealing::seal_slot(&key, plain);
-                let now: BTreeSet<u16> =
-                    running.signed.interval.clients.iter().map(|m| m.index).collect();
-                self.spoken = Some(match self.spoken.take() {
-                    Some(before) => before.intersection(&now).copied().collect(),
-                    None => now,
-                });
-            }
-            let sent = Sent { round: down.round, spoke, key, cell: cell.clone() };
-            remember(&mut running.sent, sent, SENT_MAX);
-        }
-        let wants = !self.silent
-            && (self.arq.has_lost() || (self.mux.has_data() && self.arq.has_room()))
-            || !running.accusation.is_empty();
-        let sums = running.pads.apply(down.round, &mut cell);
-        let request = if wants { lane(self.slot) } else { Scalar::ZERO };
-        let share = Share {
-            number: down.number,
-            round: down.round,
-            requests: request + h * sums.request,
-            slot: (down.next_slot != NO_SLOT).then(|| (key + h * sums.slot, cell.as_slice())),
-        };
-        running.chain.send(kind::UP, &share, &running.hash, &self.member.identity, &mut self.out);
     }
 
     fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
@@ -436,34 +376,6 @@ fn remember<T>(list: &mut VecDeque<T>, item: T, most: usize) {
         list.pop_front();
     }
     list.push_back(item);
-}
-
-fn next_plain(
-    arq: &mut Arq,
-    mux: &mut Mux,
-    epoch: u32,
-    cell_size: usize,
-    events: &mut VecDeque<ClientEvent>,
-) -> Option<Vec<u8>> {
-    let len = cell_size - TAG;
-    let more = |arq: &Arq, mux: &Mux| arq.has_lost() || (mux.has_data() && arq.has_room());
-    if arq.has_lost() {
-        let (seq, frames) = arq.again()?;
-        let frames = frames.to_vec();
-        let more = more(arq, mux);
-        return Some(SlotCell { epoch, seq, more, frames: &frames }.emit(len));
-    }
-    if !mux.has_data() || !arq.has_room() {
-        return None;
-    }
-    let (mut frames, mut freed) = (Vec::new(), Vec::new());
-    mux.fill(&mut frames, len - CELL_HEADER, &mut freed);
-    events.extend(freed.into_iter().map(ClientEvent::Mux));
-    if frames.is_empty() {
-        return None;
-    }
-    let seq = arq.fresh(frames.clone());
-    Some(SlotCell { epoch, seq, more: more(arq, mux), frames: &frames }.emit(len))
 }
 
 fn check_signature(member: &Member, running: &Running, down: &Down<'_>) -> Result<(), DcnetError> {
