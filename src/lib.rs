@@ -32,4 +32,5 @@ pub mod model;
 pub mod node;
 pub mod rig;
 pub mod telemetry;
+pub mod tracker;
 pub mod wire;

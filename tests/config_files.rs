@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use cepa::config::{ClientConfig, ControllerConfig, Loader, NodeConfig, Settings};
+use cepa::config::{ClientConfig, ControllerConfig, Loader, NodeConfig, Settings, TrackerConfig};
 
 /// The lines that are settings to uncomment: `#key = value`.
 fn settings_of(text: &str) -> Vec<&str> {
@@ -53,6 +53,11 @@ fn check<S: Settings>() {
         }
     }
     load::<S>(&settings.join("\n"));
+}
+
+#[test]
+fn tracker() {
+    check::<TrackerConfig>();
 }
 
 #[test]

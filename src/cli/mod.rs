@@ -24,13 +24,14 @@ mod status;
 mod status_text;
 mod table;
 mod trace;
+mod tracker;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit_code::{ExitCode, Failure};
 
 const AFTER_HELP: &str = "\
-Every flag of controller, node and client is also a key of /etc/cepa/<role>.toml and a variable:
+Every flag of controller, node, client and tracker is also a key of /etc/cepa/<role>.toml and a variable:
 --exit-policy, exit_policy, CEPA_EXIT_POLICY. Flags win over variables, variables over files.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon or controller unreachable, 4 not admitted,
@@ -52,6 +53,8 @@ enum Command {
     Node(node::Args),
     /// Run the client: send this machine's packets through a circuit
     Client(client::Args),
+    /// Run the tracker: join peers that share files
+    Tracker(tracker::Args),
     /// Run the DC-net: relay, trustees, clients, exits, configuration
     Dcnet(dcnet::Args),
     /// Ask the controller which nodes there are
@@ -78,6 +81,7 @@ impl Command {
             Self::Controller(args) => args.run(),
             Self::Node(args) => args.run(),
             Self::Client(args) => args.run(),
+            Self::Tracker(args) => args.run(),
             Self::Dcnet(args) => args.run(),
             Self::Nodes(args) => args.run(),
             Self::Status(args) => args.run(),

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::table::{bytes, count, round_trip, seconds};
 use crate::telemetry::{
     CircuitInfo, CircuitState, ClientState, ClientStatus, ControllerContact, ControllerStatus,
-    DirectoryStatus, Drops, NodeState, NodeStatus, Status, Traffic,
+    DirectoryStatus, Drops, NodeState, NodeStatus, Status, TrackerStatus, Traffic,
 };
 
 /// A directory that expires in less than this needs a look.
@@ -21,6 +21,7 @@ pub(super) fn of(status: &Status, before: Option<&Status>) -> String {
         (Status::Node(status), Some(Status::Node(before))) => node(status, Some(before)),
         (Status::Node(status), _) => node(status, None),
         (Status::Controller(status), _) => controller(status),
+        (Status::Tracker(status), _) => tracker(status),
     }
 }
 
@@ -155,6 +156,22 @@ fn controller(status: &ControllerStatus) -> String {
     let mut lines = Lines::title(&format!("controller: answers on {}", status.listen));
     lines.line("admission", &status.admission);
     lines.line("registered", &count(status.registered, "node"));
+    directory(&mut lines, &status.directory);
+    lines.line("running", &format!("{}, version {}", seconds(status.uptime_s), status.version));
+    lines.end(status.next_step.as_deref())
+}
+
+fn tracker(status: &TrackerStatus) -> String {
+    let mut lines = Lines::title(&format!("tracker {}: {}", status.name, status.state.words()));
+    lines.line("id", &status.id);
+    lines.line("listens", &status.listen);
+    let shared = format!(
+        "{}, {}, {}",
+        count(status.circuits, "circuit"),
+        count(status.files, "file"),
+        count(status.sessions, "session")
+    );
+    lines.line("knows", &shared);
     directory(&mut lines, &status.directory);
     lines.line("running", &format!("{}, version {}", seconds(status.uptime_s), status.version));
     lines.end(status.next_step.as_deref())

@@ -20,6 +20,7 @@ mod node;
 mod period;
 mod secret;
 mod setting;
+mod tracker;
 
 pub use cidr::Cidr;
 pub use client::ClientConfig;
@@ -30,6 +31,7 @@ pub use node::NodeConfig;
 pub use period::Period;
 pub use secret::Secret;
 pub use setting::{Key, Kind, Setting, Settings, Wrong};
+pub use tracker::TrackerConfig;
 
 /// Defines one role's settings: a struct with a default for every key, and the list of its keys.
 ///

@@ -26,3 +26,24 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>, B: TryFrom<Vec<u8>>>(
         D::Error::custom(format!("expected {} bytes as base64, got {got}", size_of::<B>()))
     })
 }
+
+/// The same for a value that may be absent.
+pub(super) mod optional {
+    use super::*;
+
+    pub(in super::super) fn serialize<T: AsRef<[u8]>, S: Serializer>(
+        bytes: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => super::serialize(bytes, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, T: TryFrom<Vec<u8>>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        super::deserialize(deserializer).map(Some)
+    }
+}

@@ -59,6 +59,9 @@ pub struct Descriptor {
     /// Who runs it: 1 to 64 printable characters. Two nodes of one operator share no path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
+    /// The Ed25519 key that signs its orders to exits, if it is a tracker.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "base64_text::optional")]
+    pub order_key: Option<[u8; 32]>,
     /// The version of the wire it speaks.
     pub wire_version: u8,
     /// When it was signed.

@@ -38,6 +38,7 @@ pub(crate) fn descriptor(index: usize) -> Descriptor {
         exit_policy: ExitPolicy::default(),
         suites: vec![Suite::Aes128Gcm, Suite::ChaCha20Poly1305],
         operator: None,
+        order_key: None,
         wire_version: WIRE_VERSION,
         valid_after: at(0),
         valid_until: at(7 * DAY),

@@ -3,6 +3,7 @@
 //! In: cells and IP packets in batches. Out: verdicts, cells and packets.
 //! Called by: node.
 
+pub mod bridge;
 mod client;
 pub mod exit;
 pub mod flow;

@@ -5,6 +5,7 @@
 
 mod aead;
 mod backward;
+mod bridge;
 mod error;
 mod forward;
 mod handshake;
@@ -17,6 +18,7 @@ pub(crate) mod test_keys;
 
 pub use aead::BadTag;
 pub use backward::{BackwardLayer, LinkTag};
+pub use bridge::{BridgeKeys, BridgeLayer, BridgeNames, ConsentKey};
 pub use error::KeyError;
 pub use forward::{ForwardLayer, ForwardWrap, wrap};
 pub use handshake::{

@@ -28,6 +28,7 @@ pub struct HopKeys {
     pub(super) bwd_stream_salt: [u8; 12],
     pub(super) confirm: [u8; 32],
     pub(super) status: [u8; 32],
+    pub(super) consent: [u8; 32],
 }
 
 /// The keys of one link, shared by its two ends.
@@ -69,6 +70,7 @@ impl HopKeys {
             bwd_stream_salt: expand_chunk(&prk, HOP_LABEL, b"bwd-stream-salt"),
             confirm: label(b"confirm"),
             status: label(b"status"),
+            consent: label(b"consent"),
         }
     }
 }
@@ -144,6 +146,7 @@ mod tests {
             keys.bwd_stream,
             keys.confirm,
             keys.status,
+            keys.consent,
             pair.bwd,
             pair.ctl_fwd,
             pair.ctl_bwd,

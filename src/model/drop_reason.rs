@@ -64,11 +64,15 @@ pub enum DropReason {
     QueueFull,
     /// The device or socket refused the write.
     DeviceError,
+    /// A datagram of a session that has no bridge here.
+    NoBridge,
+    /// A bridge over its share of a full link.
+    BridgeShare,
 }
 
 impl DropReason {
     /// All reasons, in counter order.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::BadLength,
         Self::UnknownCircuit,
         Self::WrongSender,
@@ -98,6 +102,8 @@ impl DropReason {
         Self::NoCircuit,
         Self::QueueFull,
         Self::DeviceError,
+        Self::NoBridge,
+        Self::BridgeShare,
     ];
 
     /// The name used in status, JSON and metrics.
@@ -132,6 +138,8 @@ impl DropReason {
             Self::NoCircuit => "no_circuit",
             Self::QueueFull => "queue_full",
             Self::DeviceError => "device_error",
+            Self::NoBridge => "no_bridge",
+            Self::BridgeShare => "bridge_share",
         }
     }
 }

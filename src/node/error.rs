@@ -8,6 +8,7 @@ use crate::{
     forward::exit::PoolError,
     keys::KeyError,
     telemetry::control::ControlError,
+    tracker::TrackerError,
 };
 
 /// Why a daemon could not start, or had to end.
@@ -38,6 +39,12 @@ pub enum NodeError {
     /// There is no interface to let packets out by.
     #[error("expected an interface with a default route, got none; name one with --exit-interface")]
     NoExitInterface,
+    /// The HTTP door.
+    #[error("expected to listen on the port of the settings, TCP and UDP, got {0}; is it taken?")]
+    Door(std::io::Error),
+    /// The tracker's state.
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
     /// The data path ended unexpectedly.
     #[error("the data path ended unexpectedly; the log says more")]
     DataPath,

@@ -11,15 +11,24 @@ mod client;
 mod client_service;
 mod contact;
 mod data_thread;
+mod door;
 mod error;
 mod exit_setup;
 mod handshakes;
 mod link;
+mod poster;
 mod reactor;
 mod relay;
 mod relay_service;
 mod routes;
+mod share;
+mod tracker_service;
 
 pub use client_service::run_client;
 pub use error::NodeError;
 pub use relay_service::run_node;
+pub use share::{
+    Bridge, FileRequest, RequestTicket, ShareError, ShareEvent, ShareNet, ShareSettings,
+    ShareStatus,
+};
+pub use tracker_service::run_tracker;

@@ -8,16 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 
 use super::{
     NodeError,
     contact::{Contact, directory_status, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
+    door::{self, DoorAnswer, Doorkeeper},
     exit_setup,
-    relay::{Relay, RelayCommand, RelaySettings},
+    poster::post_all,
+    relay::{DoorMessage, DoorRefusal, Relay, RelayCommand, RelaySettings},
 };
 use crate::{
     capture::{route, udp::UdpSocket},
@@ -34,10 +40,13 @@ use crate::{
         control::{ControlServer, Refusal, RefusalKind, Request, command},
         service_manager::{self, ready, stop_signal},
     },
+    wire::share::Envelope,
 };
 
 /// How often the node says that it lives.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// Posts to trackers that wait.
+const MOST_POSTS: usize = 1_024;
 /// How often onion keys are looked at.
 const ROTATION_CHECK: Duration = Duration::from_secs(60);
 
@@ -66,6 +75,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let socket = UdpSocket::bind(config.listen)?;
     let own: Vec<IpAddr> = route::addresses()?.into_iter().map(|(_, address)| address).collect();
     let policy = exit_setup::policy(config, &own);
+    let listener = door::bind(config.listen).await.map_err(NodeError::Door)?;
+    let (posts, post_queue) = mpsc::channel(MOST_POSTS);
     let exit = if config.exit { Some(exit_setup::start(config, &dir, &policy)?) } else { None };
     let settings = RelaySettings {
         identity: Arc::clone(&identity),
@@ -73,6 +84,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         limits: limits(config),
         socket,
         exit,
+        own_suite: suites(&config.suites)[0],
+        posts,
     };
     let data =
         DataThread::start(|commands, reactor| Relay::new(settings, commands, reactor), Relay::run)?;
@@ -83,6 +96,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let (state, states) = watch::channel(State::default());
 
     let mut tasks = JoinSet::new();
+    tasks.spawn(post_all(post_queue, directories.clone(), None));
+    tasks.spawn(door::serve(listener, Doorman { data: data.handle.clone() }));
     tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
     tasks.spawn(pass_directories(
         directories.clone(),
@@ -123,6 +138,33 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let _ = data.handle.send(RelayCommand::Stop);
     data.thread.join().map_err(|_| NodeError::DataPath)?;
     end
+}
+
+/// Answers the HTTP door for the data path.
+#[derive(Clone)]
+struct Doorman {
+    data: Handle<RelayCommand>,
+}
+
+impl Doorkeeper for Doorman {
+    async fn answer(&self, _from: SocketAddr, envelope: Envelope) -> DoorAnswer {
+        let (reply, answer) = oneshot::channel();
+        let busy =
+            |detail: String| DoorAnswer::Refused(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+        if let Err(refusal) = self.data.send(RelayCommand::Door(DoorMessage { envelope, reply })) {
+            return busy(refusal.message);
+        }
+        match answer.await {
+            Ok(Ok(())) => DoorAnswer::Ok(Vec::new()),
+            Ok(Err(error @ DoorRefusal::UnknownCid)) => {
+                DoorAnswer::Refused(StatusCode::NOT_FOUND, "unknown-cid", error.to_string())
+            }
+            Ok(Err(error @ DoorRefusal::Order(_))) => {
+                DoorAnswer::Refused(StatusCode::FORBIDDEN, "order-refused", error.to_string())
+            }
+            Err(_) => busy("the node is ending".to_owned()),
+        }
+    }
 }
 
 /// What the tasks tell the control socket.
@@ -229,6 +271,7 @@ impl Registration {
             exit_policy: self.policy.clone(),
             suites: suites(&self.config.suites),
             operator: self.config.operator.clone(),
+            order_key: None,
             wire_version: WIRE_VERSION,
             valid_after: now,
             valid_until: now + DESCRIPTOR_VALIDITY,

@@ -11,5 +11,5 @@ mod snapshot;
 pub use snapshot::{
     CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
     ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,
-    PingAnswer, Status, TraceAnswer, TraceHop, Traffic,
+    PingAnswer, Status, TraceAnswer, TraceHop, TrackerStatus, Traffic,
 };

@@ -325,6 +325,38 @@ pub struct ControllerStatus {
     pub next_step: Option<String>,
 }
 
+/// A tracker at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrackerStatus {
+    /// The program's version.
+    pub version: String,
+    /// The tracker's name.
+    pub name: String,
+    /// The tracker's id.
+    pub id: String,
+    /// What it is doing.
+    pub state: NodeState,
+    /// Where it answers.
+    pub listen: String,
+    /// The address it is listed with.
+    pub public_address: Option<String>,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// Circuits with an open channel.
+    pub circuits: usize,
+    /// Files that they share.
+    pub files: usize,
+    /// Sessions whose exits were ordered.
+    pub sessions: usize,
+    /// How it stands with the controller.
+    pub controller: ControllerContact,
+    /// The directory it works with.
+    pub directory: DirectoryStatus,
+    /// The one thing to do, if something is wrong.
+    pub next_step: Option<String>,
+}
+
 /// The answer of `status`: which role answers, and its snapshot.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
@@ -335,6 +367,8 @@ pub enum Status {
     Node(NodeStatus),
     /// A controller answers.
     Controller(ControllerStatus),
+    /// A tracker answers.
+    Tracker(TrackerStatus),
 }
 
 /// The answer of `ping`.

@@ -249,6 +249,7 @@ pub(crate) fn descriptor(index: usize, addr: SocketAddr) -> Descriptor {
         exit_policy: ExitPolicy::default(),
         suites: vec![Suite::Aes128Gcm, Suite::ChaCha20Poly1305],
         operator: None,
+        order_key: None,
         wire_version: WIRE_VERSION,
         valid_after: now,
         valid_until: now + DESCRIPTOR_VALIDITY,

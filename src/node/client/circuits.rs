@@ -92,7 +92,12 @@ impl Client {
             ClientEvent::Open { key, cid, guard, pair } => {
                 self.table.open(now, key, cid, guard, &pair, &mut self.rng);
             }
-            ClientEvent::AddHop { key, keys } => self.table.add_hop(key, &keys, &mut self.rng),
+            ClientEvent::AddHop { key, keys } => {
+                self.table.add_hop(key, &keys, &mut self.rng);
+                if let Some(share) = &mut self.share {
+                    share.on_hop(key, &keys);
+                }
+            }
             ClientEvent::SendBody { key, hop, body } => {
                 let sent = self.table.send_body(
                     key,
@@ -122,6 +127,11 @@ impl Client {
         );
         self.reason = None;
         self.pool.on_ready(now, key, &mut self.rng);
+        if let Some(share) = &self.share
+            && let Some(last) = self.circuits.get(key).and_then(|row| row.path().last())
+        {
+            share.on_ready(key, number, last.id);
+        }
         if self.guard.is_none()
             && self.wish.fixed.is_empty()
             && let Some(first) = self.circuits.get(key).and_then(|row| row.path().first())
@@ -145,6 +155,9 @@ impl Client {
         self.table.remove(key);
         self.flows.forget_circuit(key);
         self.end_traces_of(key);
+        if let Some(share) = &mut self.share {
+            share.on_closed(key);
+        }
         self.pool.on_closed(now, key, &mut self.rng);
         self.numbers.retain(|(known, _)| *known != key);
         if self.pool.active().is_none() {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Client;
+use super::{Client, ShareCommand};
 use crate::{
     directory::Directory,
     model::CircuitKey,
@@ -36,6 +36,8 @@ pub(crate) enum ClientCommand {
     Ping(PingArgs, Reply<PingAnswer>),
     /// Echoes to every hop of a circuit.
     Trace(TraceArgs, Reply<TraceAnswer>),
+    /// File sharing.
+    Share(ShareCommand),
     /// Tell all guards and end.
     Stop,
 }
@@ -90,6 +92,7 @@ impl Client {
             }
             ClientCommand::Ping(args, reply) => self.start_ping(now, &args, reply),
             ClientCommand::Trace(args, reply) => self.start_trace(now, &args, reply),
+            ClientCommand::Share(command) => self.handle_share_command(command),
             ClientCommand::Stop => self.stopping = true,
         }
     }

@@ -11,6 +11,7 @@
 mod circuits;
 mod commands;
 mod packets;
+mod share;
 mod traces;
 
 use std::{
@@ -20,8 +21,11 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 
-pub(crate) use self::commands::ClientCommand;
 use self::traces::Trace;
+pub(crate) use self::{
+    commands::ClientCommand,
+    share::{ShareCommand, ShareData, ShareNotice},
+};
 use super::{NodeError, link::Link, reactor::Reactor};
 use crate::{
     capture::{
@@ -93,6 +97,7 @@ pub(crate) struct Client {
     /// Why there is no circuit.
     reason: Option<String>,
     traces: Vec<Trace>,
+    share: Option<Box<ShareData>>,
     outbox: Outbox,
     body: Box<[u8; BODY_LEN]>,
     from_device: PacketBatch,
@@ -136,6 +141,7 @@ impl Client {
             avoided: Vec::new(),
             reason: Some("waiting for the directory".to_owned()),
             traces: Vec::new(),
+            share: None,
             outbox: Outbox::default(),
             body: Box::new([0; BODY_LEN]),
             from_device: PacketBatch::default(),
@@ -144,6 +150,11 @@ impl Client {
             next_flow_tick: Instant::now(),
             stopping: false,
         })
+    }
+
+    /// The same, sharing files.
+    pub(crate) fn with_share(self, share: ShareData) -> Self {
+        Self { share: Some(Box::new(share)), ..self }
     }
 
     /// Turns until told to stop.
@@ -170,8 +181,10 @@ impl Client {
         self.read_device(now);
         self.read_socket(now, batch);
         self.handle_commands(now);
+        self.send_bridges();
         self.handle_timers(now);
         self.act(now);
+        self.watch_active();
     }
 
     fn handle_timers(&mut self, now: Instant) {
@@ -180,9 +193,12 @@ impl Client {
         if now >= self.next_flow_tick {
             self.next_flow_tick = now + FLOW_TICK;
             self.flows.handle_timeout(now);
-            let flows = &self.flows;
-            let closing =
-                self.pool.handle_timeout(now, |key| flows.flows_of(now, key), &mut self.rng);
+            let (flows, share) = (&self.flows, &self.share);
+            let in_use = |key| {
+                let bridges = share.as_ref().map_or(0, |share| share.bridges_of(key));
+                flows.flows_of(now, key) + bridges
+            };
+            let closing = self.pool.handle_timeout(now, in_use, &mut self.rng);
             for key in closing {
                 self.circuits.close(key);
             }
@@ -192,6 +208,9 @@ impl Client {
     }
 
     fn until_deadline(&self, now: Instant) -> Duration {
+        if self.share.as_ref().is_some_and(|share| share.has_more()) {
+            return Duration::ZERO;
+        }
         let circuits = self.circuits.poll_timeout();
         let pool = self.pool.poll_timeout(now);
         let trace = self.traces.iter().map(|trace| (trace.deadline(), "trace")).min();

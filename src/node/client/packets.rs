@@ -73,6 +73,7 @@ impl Client {
                         }
                     }
                     self.write_device();
+                    self.publish_bridges();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.reactor.socket_ready = false;
@@ -109,6 +110,12 @@ impl Client {
         seq: u32,
         header: BodyHeader,
     ) -> Result<(), DropReason> {
+        if header.kind == BodyKind::Bridge {
+            return self.receive_bridge(circuit, hop);
+        }
+        if header.kind == BodyKind::Control && self.handle_share_control(circuit, hop) {
+            return Ok(());
+        }
         let row = self.circuits.get(circuit).ok_or(DropReason::UnknownCircuit)?;
         let is_data = header.kind == BodyKind::Data;
         if hop + 1 == row.path().len() {

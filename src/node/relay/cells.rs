@@ -67,6 +67,12 @@ impl Relay {
     ) -> Option<SocketAddr> {
         let result = match self.table.handle_cell(now, from, cell) {
             Verdict::Relay { to } => return Some(to),
+            Verdict::Local { circuit, header, .. } if header.kind == BodyKind::Bridge => {
+                match self.bridge_forward(now, circuit, cell) {
+                    Ok(to) => return Some(to),
+                    Err(reason) => Err(reason),
+                }
+            }
             Verdict::Local { circuit, seq, header } => {
                 self.handle_local(now, circuit, seq, header, cell)
             }
@@ -80,7 +86,11 @@ impl Relay {
                 Ok(())
             }
             Verdict::Unknown if cid_of(cell) == Cid::ZERO => self.handle_probe(from, cell),
-            Verdict::Unknown => self.circuits.handle_unknown(now, from, cell, &mut self.rng),
+            Verdict::Unknown => match self.bridge_cell(now, from, cell) {
+                Some(Ok(to)) => return to,
+                Some(Err(reason)) => Err(reason),
+                None => self.circuits.handle_unknown(now, from, cell, &mut self.rng),
+            },
             Verdict::Drop(reason) => Err(reason),
         };
         if let Err(reason) = result {
@@ -103,6 +113,9 @@ impl Relay {
         match header.kind {
             BodyKind::Data => self.exit_data(now, circuit, seq, body_ref(cell)),
             BodyKind::Control => {
+                if let Some(result) = self.share_control(now, circuit, body_ref(cell)) {
+                    return result;
+                }
                 let directory = self.directory.as_deref();
                 let member = |to: &str| Self::member(directory, to);
                 self.circuits.handle_control(now, circuit, body_ref(cell), member, &mut self.rng)

@@ -33,6 +33,7 @@ impl Relay {
             }
             NodeEvent::Install { key, from, cid, keys } => {
                 self.table.install(now, key, from, cid, &keys, &mut self.rng);
+                self.bridges.on_circuit(key, &keys.hop);
                 log::debug!(circuit = key.0, event = "opened"; "circuit {key} opened");
             }
             NodeEvent::Extend { key, addr, cid, pair } => {
@@ -57,6 +58,7 @@ impl Relay {
             }
             NodeEvent::Remove { key, reason } => {
                 self.detach_exit(key);
+                self.bridges.on_circuit_gone(key);
                 self.table.remove(key);
                 log::debug!(
                     circuit = key.0, event = "closed";

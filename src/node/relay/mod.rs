@@ -9,6 +9,7 @@
 //!       handshakes, commands, timers -> events -> flush -> sleep
 //! ```
 
+mod bridges;
 mod cells;
 mod events;
 mod exit;
@@ -24,7 +25,10 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 
-pub(crate) use self::exit::Exit;
+pub(crate) use self::{
+    bridges::{DoorMessage, DoorRefusal, Posts},
+    exit::Exit,
+};
 use super::{
     NodeError,
     handshakes::{Handshakes, OnionKeys},
@@ -35,9 +39,9 @@ use crate::{
     capture::udp::{RecvBatch, UdpSocket},
     circuit::{NodeCircuits, NodeLimits},
     directory::Directory,
-    forward::{Outbox, RelayTable},
+    forward::{Outbox, RelayTable, bridge::ExitBridges},
     keys::Identity,
-    model::DestroyReason,
+    model::{DestroyReason, Suite},
     telemetry::{Drops, ExitStatus, Traffic},
 };
 
@@ -52,6 +56,8 @@ pub(crate) enum RelayCommand {
     Directory(Arc<Directory>),
     /// The onion keys rotated.
     OnionKeys(OnionKeys),
+    /// A message of the HTTP door.
+    Door(DoorMessage),
     /// Say how things stand.
     Snapshot(tokio::sync::oneshot::Sender<RelaySnapshot>),
     /// Tell all neighbours and end.
@@ -74,6 +80,9 @@ pub(crate) struct RelaySettings {
     pub(crate) limits: NodeLimits,
     pub(crate) socket: UdpSocket,
     pub(crate) exit: Option<Exit>,
+    /// The suite this machine is good at.
+    pub(crate) own_suite: Suite,
+    pub(crate) posts: Posts,
 }
 
 /// The data path of a node.
@@ -87,6 +96,10 @@ pub(crate) struct Relay {
     circuits: NodeCircuits,
     table: RelayTable,
     exit: Option<Exit>,
+    bridges: ExitBridges,
+    posts: Posts,
+    /// Cells that the socket had refused at the last tick of the bridges.
+    full_before: u64,
     directory: Option<Arc<Directory>>,
     outbox: Outbox,
     rng: StdRng,
@@ -105,12 +118,14 @@ impl Relay {
         commands: Receiver<RelayCommand>,
         mut reactor: Reactor,
     ) -> Result<Self, NodeError> {
-        let RelaySettings { identity, onion_keys, limits, mut socket, exit } = settings;
+        let RelaySettings { identity, onion_keys, limits, mut socket, exit, own_suite, posts } =
+            settings;
         reactor.add_socket(&mut socket).map_err(NodeError::Wait)?;
         match &exit {
             Some(exit) => reactor.add_device(exit.raw_fd()).map_err(NodeError::Wait)?,
             None => reactor.device_ready = false,
         }
+        let identity_id = identity.id();
         let now = Instant::now();
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let handshakes = Handshakes::start(&identity, limits.max_handshakes, &reactor.waker())?;
@@ -126,6 +141,9 @@ impl Relay {
             circuits,
             table: RelayTable::default(),
             exit,
+            bridges: ExitBridges::new(identity_id, own_suite),
+            posts,
+            full_before: 0,
             directory: None,
             outbox: Outbox::default(),
             rng,
@@ -144,13 +162,17 @@ impl Relay {
         while !self.stopping {
             let now = Instant::now();
             self.reactor
-                .wait(self.next_tick.saturating_duration_since(now))
+                .wait(self.next_deadline().saturating_duration_since(now))
                 .map_err(NodeError::Wait)?;
             self.turn(&mut batch);
         }
         self.circuits.destroy_all(DestroyReason::ShuttingDown);
         self.act(Instant::now());
         Ok(())
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.bridges.poll_timeout().map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
     fn turn(&mut self, batch: &mut RecvBatch) {
@@ -163,7 +185,7 @@ impl Relay {
                 self.link.drops.count(reason);
             }
         }
-        self.handle_commands();
+        self.handle_commands(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.probes = 0;
@@ -171,7 +193,9 @@ impl Relay {
             self.circuits.handle_timeout(now, |key| table.last_active(key));
             self.tick_exit(now);
         }
+        self.tick_bridges(now);
         self.act(now);
+        self.act_on_bridges();
     }
 
     fn read_socket(&mut self, now: Instant, batch: &mut RecvBatch) {
@@ -195,10 +219,11 @@ impl Relay {
         }
     }
 
-    fn handle_commands(&mut self) {
+    fn handle_commands(&mut self, now: Instant) {
         loop {
             match self.commands.try_recv() {
                 Ok(RelayCommand::Directory(directory)) => self.directory = Some(directory),
+                Ok(RelayCommand::Door(message)) => self.handle_door(now, message),
                 Ok(RelayCommand::OnionKeys(keys)) => {
                     self.circuits
                         .set_onion_keys(keys.iter().map(crate::keys::OnionKey::id).collect());

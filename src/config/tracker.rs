@@ -1,0 +1,78 @@
+//! The settings of `cepa tracker`.
+//!
+//! In: defaults and layers. Out: [`TrackerConfig`]. Called by: node, cli.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use super::{Key, Period, Secret, Settings, Wrong, setting, settings};
+use crate::directory::{ControllerLink, JoinToken, check_name, is_label};
+
+settings! {
+    /// Everything `cepa tracker` can be told.
+    TrackerConfig for "tracker" {
+        /// The controller's link, as `cepa controller link` prints it.
+        controller: Option<ControllerLink> = None, "LINK";
+        /// The tracker's name in the directory.
+        name: Option<String> = None, "NAME";
+        /// Where to answer, TCP for messages and UDP for the controller's probes.
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 5000)), "IP:PORT";
+        /// The public IP address, if the one the controller sees is not it.
+        address: Option<IpAddr> = None, "IP";
+        /// The directory of keys and state (mode 0700).
+        state: PathBuf = PathBuf::from("/var/lib/cepa/tracker"), "DIR", global;
+        /// The single-use token of `cepa controller token new`, for the first registration.
+        join: Option<Secret> = None, "TOKEN", secret;
+        /// Who runs this tracker.
+        operator: Option<String> = None, "LABEL";
+        /// Files that one circuit may announce; what is above is refused, and said so.
+        files_per_circuit: u32 = 4096, "N";
+        /// What a circuit shares is forgotten after so long without a word.
+        expire_after: Period = Period::from_mins(3), "DURATION";
+        /// What to log: error, warn, info, debug, trace or off.
+        log: String = "info".to_owned(), "LEVEL";
+    }
+}
+
+impl Settings for TrackerConfig {
+    const ROLE: &'static str = Self::ROLE_NAME;
+    const KEYS: &'static [Key] = Self::KEY_LIST;
+
+    fn check(&self) -> Result<(), Wrong> {
+        setting::check_log(&self.log)?;
+        if let Some(name) = &self.name {
+            check_name(name).map_err(|error| Wrong::new("name", error.to_string()))?;
+        }
+        if let Some(operator) = &self.operator
+            && !is_label(operator)
+        {
+            return Err(Wrong::new(
+                "operator",
+                format!("expected 1 to 64 printable ASCII characters, got {operator:?}"),
+            ));
+        }
+        if let Some(join) = &self.join
+            && join.reveal().parse::<JoinToken>().is_err()
+        {
+            return Err(Wrong::new(
+                "join",
+                "expected a token as `cepa controller token new` prints it (cepa-join://...), got \
+                 something else",
+            ));
+        }
+        setting::check_at_least("files_per_circuit", u64::from(self.files_per_circuit), 1)?;
+        if self.expire_after < Period::from_secs(15) {
+            return Err(Wrong::new(
+                "expire_after",
+                format!("expected at least 15s, got {}", self.expire_after),
+            ));
+        }
+        Ok(())
+    }
+
+    fn log_level(&self) -> &str {
+        &self.log
+    }
+}

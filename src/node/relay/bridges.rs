@@ -1,0 +1,198 @@
+//! Bridges and tracker legs of an exit, in its data path.
+//!
+//! In: bodies of circuits, cells of other exits, messages of the HTTP door. Out: cells, posts.
+//! Called by: the node's turn.
+
+use std::{
+    net::SocketAddr,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Relay;
+use crate::{
+    directory::Directory,
+    forward::bridge::{BridgeEvent, BridgeHop, OrderError, OtherExit},
+    model::{BODY_LEN, CELL_LEN, CircuitKey, DropReason, NodeId, Role},
+    node::poster::PostJob,
+    wire::{
+        ControlFragment, ControlType, body_mut,
+        share::{Envelope, Order},
+    },
+};
+
+/// Where posts to trackers go.
+pub(crate) type Posts = mpsc::Sender<PostJob>;
+
+/// Why a message of the HTTP door is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoorRefusal {
+    /// An order was not obeyed.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// No circuit and no leg has this id.
+    #[error("expected the CID of a circuit or leg of this node, got an unknown one")]
+    UnknownCid,
+}
+
+/// A message of the HTTP door, and where its answer goes.
+pub(crate) struct DoorMessage {
+    pub(crate) envelope: Envelope,
+    pub(crate) reply: oneshot::Sender<Result<(), DoorRefusal>>,
+}
+
+impl Relay {
+    /// A datagram of a circuit: it goes on from where it lies.
+    pub(super) fn bridge_forward(
+        &mut self,
+        now: Instant,
+        circuit: CircuitKey,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<SocketAddr, DropReason> {
+        let hop = self.bridges.forward(now, circuit, cell)?;
+        self.bridge_hop(hop, cell)
+    }
+
+    /// A cell whose id no circuit has: nothing if it is none of a bridge either.
+    pub(super) fn bridge_cell(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Option<Result<Option<SocketAddr>, DropReason>> {
+        let directory = self.directory.as_deref();
+        let other = |id: &NodeId| other_exit(directory, id);
+        let keys = &self.onion_keys;
+        let handled =
+            self.bridges.handle_cell(now, from, cell, other, &keys.as_slice(), &mut self.rng)?;
+        Some(match handled {
+            Ok(Some(hop)) => self.bridge_hop(hop, cell).map(Some),
+            Ok(None) => Ok(None),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    fn bridge_hop(
+        &mut self,
+        hop: BridgeHop,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<SocketAddr, DropReason> {
+        match hop {
+            BridgeHop::Exit(to) => Ok(to),
+            BridgeHop::Circuit(circuit) => self.table.originate(circuit, cell, &mut self.rng),
+        }
+    }
+
+    /// A control body that is for file sharing; nothing if it is not.
+    pub(super) fn share_control(
+        &mut self,
+        now: Instant,
+        circuit: CircuitKey,
+        body: &[u8; BODY_LEN],
+    ) -> Option<Result<(), DropReason>> {
+        let fragment = ControlFragment::parse(body).ok()?;
+        match fragment.kind {
+            ControlType::TrackerUp => Some(if self.exit.is_some() {
+                self.bridges.handle_tracker_up(now, circuit, fragment.value, &mut self.rng)
+            } else {
+                Err(DropReason::NotAnExit)
+            }),
+            ControlType::Bridge => Some(self.bridges.handle_notice(circuit, fragment.value)),
+            _ => None,
+        }
+    }
+
+    /// A message of the HTTP door.
+    pub(super) fn handle_door(&mut self, now: Instant, message: DoorMessage) {
+        let answer = match message.envelope {
+            Envelope::Order(order) => self.handle_order(now, &order).map_err(DoorRefusal::Order),
+            Envelope::Bytes { cid, payload } => {
+                if self.bridges.handle_tracker_down(cid, &payload) {
+                    Ok(())
+                } else {
+                    Err(DoorRefusal::UnknownCid)
+                }
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = message.reply.send(answer);
+    }
+
+    fn handle_order(&mut self, now: Instant, order: &Order) -> Result<(), OrderError> {
+        let directory = self.directory.as_deref();
+        let tracker_key = directory
+            .and_then(|directory| directory.get(&order.tracker))
+            .filter(|member| member.descriptor.has(Role::Tracker))
+            .and_then(|member| member.descriptor.order_key);
+        let result = self.bridges.handle_order(
+            now,
+            unix_now(),
+            order,
+            tracker_key.as_ref(),
+            other_exit(directory, &order.to),
+            &self.onion_keys.as_slice(),
+            &mut self.rng,
+        );
+        match &result {
+            Ok(()) => log::debug!(event = "order"; "{:?} for {:?}", order.kind, order.session),
+            Err(error) => log::info!(event = "order_refused"; "an order was refused: {error}"),
+        }
+        result
+    }
+
+    /// Carries out what bridges ask for.
+    pub(super) fn act_on_bridges(&mut self) {
+        while let Some(event) = self.bridges.poll_event() {
+            match event {
+                BridgeEvent::Post { tracker, leg, frame } => {
+                    let body = Envelope::emit_bytes(leg, &frame);
+                    let job = PostJob { to: tracker, body, order: None };
+                    if self.posts.try_send(job).is_err() {
+                        self.link.drops.count(DropReason::QueueFull);
+                    }
+                }
+                BridgeEvent::Control { circuit, kind, value } => {
+                    let fragment =
+                        ControlFragment { kind, request: 0, index: 0, count: 1, value: &value };
+                    let mut cell = [0; CELL_LEN];
+                    let sent = fragment
+                        .emit(body_mut(&mut cell))
+                        .map_err(|_| DropReason::BadControl)
+                        .and_then(|()| self.table.originate(circuit, &mut cell, &mut self.rng));
+                    match sent {
+                        Ok(to) => self.link.send(to, &cell),
+                        Err(reason) => self.link.drops.count(reason),
+                    }
+                }
+                BridgeEvent::Send { to, cell } => self.link.send(to, cell.as_slice()),
+            }
+        }
+    }
+
+    /// Timers of bridges.
+    pub(super) fn tick_bridges(&mut self, now: Instant) {
+        if self.bridges.poll_timeout().is_some_and(|at| now >= at) {
+            let full = self.link.drops.get(DropReason::QueueFull);
+            let refused = full - std::mem::replace(&mut self.full_before, full);
+            self.bridges.handle_timeout(now, unix_now(), refused, &mut self.rng);
+        }
+    }
+}
+
+/// What the directory says of another exit.
+fn other_exit(directory: Option<&Directory>, id: &NodeId) -> Option<OtherExit> {
+    let member = directory?.get(id).filter(|member| member.is_exit())?;
+    let descriptor = &member.descriptor;
+    Some(OtherExit {
+        addr: member.addr(),
+        onion_key: descriptor.onion_key,
+        onion_key_id: descriptor.onion_key_id,
+        suite: *descriptor.suites.first()?,
+    })
+}
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
