@@ -17,7 +17,7 @@ use super::fair::Share;
 use crate::{
     forward::ReplayWindow,
     keys::{BridgeKeys, BridgeLayer},
-    model::{CELL_LEN, Cid, CircuitKey, DropReason, NodeId},
+    model::{CELL_LEN, CID_LEN, Cid, CircuitKey, DropReason, NodeId},
     wire::{
         first_seq, set_cid,
         share::{JOIN_LEN, Session, ShareRole},
@@ -107,6 +107,11 @@ impl OpenLink {
         set_cid(cell, bridge);
         self.send.seal(seq, cell);
         Ok(self.to)
+    }
+
+    /// Whether a cell is the join that opened this link, once more: its answer was lost.
+    pub(super) fn is_join(&self, cell: &[u8; CELL_LEN]) -> bool {
+        self.join.as_ref().is_some_and(|(join, _)| cell[CID_LEN..CID_LEN + JOIN_LEN] == *join)
     }
 
     /// Opens a cell of the other exit in place.

@@ -148,23 +148,14 @@ impl ExitBridges {
         Ok(None)
     }
 
-    /// A cell that does not open may be the join once more: its answer was lost.
-    pub(super) fn answer_again(
-        &mut self,
-        at: usize,
-        cell: &[u8; CELL_LEN],
-        from: SocketAddr,
-        rng: &mut impl Rng,
-    ) -> Result<Option<BridgeHop>, ()> {
-        let end = self.ends[at].as_deref().ok_or(())?;
-        let EndLink::Open(link) = &end.link else { return Err(()) };
-        let (join, accept) = link.join.as_ref().ok_or(())?;
-        if cell[CID_LEN..CID_LEN + JOIN_LEN] != *join {
-            return Err(());
+    /// Gives the answer to a join once more.
+    pub(super) fn accept_again(&mut self, at: usize, from: SocketAddr, rng: &mut impl Rng) {
+        let Some(end) = self.ends[at].as_deref() else { return };
+        let EndLink::Open(link) = &end.link else { return };
+        if let Some((_, accept)) = &link.join {
+            let event = greeting(from, end.bridge, accept, rng);
+            self.events.push_back(event);
         }
-        let event = greeting(from, end.bridge, accept, rng);
-        self.events.push_back(event);
-        Ok(None)
     }
 
     fn opened(&mut self, at: usize) {

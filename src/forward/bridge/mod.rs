@@ -486,10 +486,13 @@ impl ExitBridges {
         let at = *self.by_cid.get(&cid_of(cell))?;
         let end = self.ends[at].as_deref_mut()?;
         Some(match &mut end.link {
-            EndLink::Open(link) => match link.open(now, from, cell) {
-                Ok(()) => self.handle_opened(now, at, cell),
-                Err(reason) => self.answer_again(at, cell, from, rng).map_err(|()| reason),
-            },
+            EndLink::Open(link) if link.is_join(cell) => {
+                self.accept_again(at, from, rng);
+                Ok(None)
+            }
+            EndLink::Open(link) => {
+                link.open(now, from, cell).and_then(|()| self.handle_opened(now, at, cell))
+            }
             EndLink::Waiting => self.handle_join(now, at, from, cell, &other, keys, rng),
             EndLink::Joining(_) => self.handle_accept(now, at, from, cell),
             EndLink::Local(_) => Err(DropReason::NoBridge),

@@ -356,7 +356,7 @@ mod tests {
         for name in ["../x", "a/b", "a\\b", "..", ".", "a\0b", "a\nb"] {
             assert!(!ListedFile::named(name).is_listable(), "{name:?}");
         }
-        for name in ["<b>x</b>", "Ünïcode ✓.mkv", "..a", ""] {
+        for name in ["<b>x", "Ünïcode ✓.mkv", "..a", ""] {
             assert!(ListedFile::named(name).is_listable(), "{name:?}");
         }
     }
