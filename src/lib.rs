@@ -11,7 +11,7 @@
 //! ```text
 //! L6  cli          one file per subcommand
 //! L5  node  rig  dcnet_run    event loops and roles; the network in namespaces
-//! L4  capture  controller           devices and sockets; the directory service
+//! L4  capture  controller  client   devices and sockets; the directory service; lockdown, gateway
 //! L3  config  telemetry             files and flags; logs, counters, control socket
 //! L2  circuit  forward  directory  dcnet   state machines without I/O
 //! L1  wire  keys   formats; cryptography
@@ -21,6 +21,7 @@
 pub mod capture;
 pub mod circuit;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod controller;
 pub mod dcnet;

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("telemetry", 3),
     ("capture", 4),
     ("controller", 4),
+    ("client", 4),
     ("node", 5),
     ("rig", 5),
     ("dcnet_run", 5),

@@ -13,10 +13,12 @@ pub mod fault;
 pub mod nat;
 mod netlink;
 pub mod netns;
+pub mod nft;
 mod offload;
 pub mod pcap;
 #[cfg(feature = "tun-tap")]
 pub mod plain_tun;
+pub mod policy;
 pub mod process;
 pub mod raw;
 pub mod route;

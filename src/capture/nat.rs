@@ -7,18 +7,9 @@
 //! other, and only answers come in. A firewall of the host that drops forwarded packets stays in
 //! force (in nftables a drop in any table is final): it has to accept the two interfaces itself.
 
-use std::{
-    fs, io,
-    io::Write,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::{net::IpAddr, path::PathBuf};
 
-use super::{
-    CaptureError, Result, conntrack, route,
-    sysctl::{self, Sysctls},
-};
+use super::{Result, conntrack, nft, route, sysctl::Sysctls};
 
 /// What the rules are made of.
 #[derive(Clone, Debug)]
@@ -50,9 +41,15 @@ impl ExitNat {
             route::interface(name)?;
         }
         let mut sysctls = Sysctls::new(options.memo.as_deref());
-        switch_forwarding_on(options, &mut sysctls)?;
+        let has = |v4: bool| options.pool.iter().any(|(ip, _)| ip.is_ipv4() == v4);
+        if has(true) {
+            sysctls.forward_v4(&[&options.tun, &options.interface])?;
+        }
+        if has(false) {
+            sysctls.forward_v6()?;
+        }
         let table = table_name(&options.tun);
-        nft(&ruleset(&table, options))?;
+        nft::apply(&ruleset(&table, options), "set NAT rules")?;
         Ok(Self { table, _sysctls: sysctls })
     }
 
@@ -67,35 +64,12 @@ impl ExitNat {
 
 impl Drop for ExitNat {
     fn drop(&mut self) {
-        if let Err(error) = nft(&format!("delete table inet {}\n", self.table)) {
+        if let Err(error) =
+            nft::apply(&format!("delete table inet {}\n", self.table), "remove NAT rules")
+        {
             log::warn!("the table {} stays: {error}", self.table);
         }
     }
-}
-
-/// Only what is needed: IPv4 forwarding is set for the two interfaces. IPv6 has one switch for
-/// all, which also stops a host from listening to router advertisements, so that is kept on where
-/// it was on.
-fn switch_forwarding_on(options: &NatOptions, sysctls: &mut Sysctls) -> Result<()> {
-    if options.pool.iter().any(|(ip, _)| ip.is_ipv4()) {
-        for name in [&options.tun, &options.interface] {
-            sysctls.set(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
-        }
-    }
-    if options.pool.iter().any(|(ip, _)| ip.is_ipv6()) {
-        for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let accept = format!("net/ipv6/conf/{}/accept_ra", name.to_string_lossy());
-            if name != "all"
-                && name != "default"
-                && sysctl::get(&accept).is_ok_and(|now| now == "1")
-            {
-                sysctls.set(&accept, "2")?;
-            }
-        }
-        sysctls.set("net/ipv6/conf/all/forwarding", "1")?;
-    }
-    Ok(())
 }
 
 /// One table per TUN interface, so that two exits on one host do not replace each other's.
@@ -136,49 +110,10 @@ table inet {table} {{
     )
 }
 
-/// Hands rules to `nft`.
-fn nft(rules: &str) -> Result<()> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => CaptureError::NoProgram { program: "nft", package: "nftables" },
-        _ => CaptureError::step("set NAT rules with nft", "CAP_NET_ADMIN", source),
-    };
-    // Daemons have short search paths; Debian keeps nft in sbin.
-    let program = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .unwrap_or("nft");
-    let mut child = Command::new(program)
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(rules.as_bytes()).map_err(failed)?;
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(if said.contains("Operation not permitted") {
-        let source = io::Error::from_raw_os_error(libc::EPERM);
-        CaptureError::Privilege {
-            what: "set NAT rules".into(),
-            capability: "CAP_NET_ADMIN",
-            source,
-        }
-    } else {
-        CaptureError::Io {
-            what: "setting NAT rules with nft".into(),
-            source: io::Error::other(said),
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

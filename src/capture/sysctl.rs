@@ -1,7 +1,7 @@
-//! Kernel settings that an exit changes, and puts back.
+//! Kernel settings that an exit or a gateway changes, and puts back.
 //!
 //! In: names and values. Out: the old values, restored on drop, and kept in a file meanwhile, so
-//! that the start after a kill still knows them. Called by: capture::nat.
+//! that the start after a kill still knows them. Called by: capture::nat, node::gateway.
 
 use std::{
     collections::BTreeMap,
@@ -49,6 +49,33 @@ impl Sysctls {
         self.old.entry(name.to_owned()).or_insert(present);
         self.remember();
         fs::write(path(name), value).map_err(wrap)
+    }
+
+    /// Lets IPv4 packets pass between these interfaces, and no others.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn forward_v4(&mut self, interfaces: &[&str]) -> Result<()> {
+        for name in interfaces {
+            self.set(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Lets IPv6 packets pass. There is one switch for all interfaces, which also stops a host from
+    /// listening to router advertisements, so that is kept on where it was on.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn forward_v6(&mut self) -> Result<()> {
+        for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let accept = format!("net/ipv6/conf/{}/accept_ra", name.to_string_lossy());
+            if name != "all" && name != "default" && get(&accept).is_ok_and(|now| now == "1") {
+                self.set(&accept, "2")?;
+            }
+        }
+        self.set("net/ipv6/conf/all/forwarding", "1")
     }
 
     fn remember(&self) {

@@ -113,12 +113,23 @@ fn of_control(error: &ControlError) -> ExitCode {
 pub struct Failure {
     code: ExitCode,
     message: String,
+    is_answered: bool,
 }
 
 impl Failure {
     /// An error that says "expected X, got Y; do Z" and ends the process with `code`.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), is_answered: false }
+    }
+
+    /// The same, after an answer that says it already: no second JSON object follows.
+    pub fn answered(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { is_answered: true, ..Self::new(code, message) }
+    }
+
+    /// Whether the answer says it already.
+    pub const fn is_answered(&self) -> bool {
+        self.is_answered
     }
 }
 

@@ -12,6 +12,7 @@ mod controller;
 mod daemon;
 mod dcnet;
 mod exit_code;
+mod lockdown;
 mod man;
 mod node;
 mod nodes;
@@ -25,6 +26,7 @@ mod status_text;
 mod table;
 mod trace;
 mod tracker;
+mod unlock;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -67,6 +69,10 @@ enum Command {
     Ping(ping::Args),
     /// Measure round trip and loss of every hop of a circuit
     Trace(trace::Args),
+    /// Let nothing leave this machine but cells
+    Lockdown(lockdown::Args),
+    /// Let packets leave in clear for a while, during a lockdown
+    Unlock(unlock::Args),
     /// Run the whole network on this machine, in namespaces
     Rig(rig::Args),
     /// Print a completion script for a shell
@@ -88,6 +94,8 @@ impl Command {
             Self::Circuits(args) => args.run(),
             Self::Ping(args) => args.run(),
             Self::Trace(args) => args.run(),
+            Self::Lockdown(args) => args.run(),
+            Self::Unlock(args) => args.run(),
             Self::Rig(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
@@ -110,7 +118,8 @@ pub fn main() -> std::process::ExitCode {
         Ok(()) => ExitCode::Ok.into(),
         Err(error) => {
             let code = ExitCode::of(&error);
-            if output::wants_json(std::env::args_os()) {
+            let is_answered = error.downcast_ref().is_some_and(Failure::is_answered);
+            if !is_answered && output::wants_json(std::env::args_os()) {
                 output::print_error_json(code, &error);
             }
             eprintln!("cepa: {error:#}");

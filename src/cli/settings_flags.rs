@@ -35,6 +35,14 @@ impl<S: Settings> SettingsFlags<S> {
     }
 }
 
+impl<S> SettingsFlags<S> {
+    /// The text of one flag, where the settings as a whole cannot be read.
+    pub(crate) fn given(&self, name: &str) -> Option<String> {
+        let (_, texts) = self.given.iter().find(|(key, _)| *key == name)?;
+        texts.last().cloned()
+    }
+}
+
 const CONFIG: &str = "config";
 
 /// The flag of one key.

@@ -33,6 +33,12 @@ settings! {
         suites: Vec<Suite> = Vec::new(), "SUITE";
         /// The local address of the UDP socket; unset: any.
         listen: Option<SocketAddr> = None, "IP:PORT";
+        /// Interfaces of the inside, whose devices go through the circuit; may repeat.
+        lan: Vec<String> = Vec::new(), "IF";
+        /// The user the client runs as, by name or number; the lockdown lets nobody else out.
+        user: String = "cepa".to_owned(), "USER";
+        /// Networks that may reach this machine's SSH (TCP port 22) during a lockdown; may repeat.
+        ssh_from: Vec<Cidr> = Vec::new(), "CIDR";
         /// What to log: error, warn, info, debug, trace or off.
         log: String = "info".to_owned(), "LEVEL";
         /// Take frames from this interface, where routing is not wanted.
@@ -78,6 +84,15 @@ impl Settings for ClientConfig {
             }
         }
         setting::check_interface("tun", &self.tun)?;
+        for name in &self.lan {
+            setting::check_interface("lan", name)?;
+            if *name == self.tun {
+                return Err(Wrong::new(
+                    "lan",
+                    format!("expected an interface of the inside, got {name:?}, which is the tun"),
+                ));
+            }
+        }
         if self.rotate_every < Period::from_secs(10) {
             return Err(Wrong::new(
                 "rotate_every",

@@ -16,6 +16,7 @@ use super::{
     client::{Client, ClientCommand, ClientSettings, PathWish},
     contact::{Contact, directory_status, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
+    gateway, lock,
     relay_service::suites,
     routes::Routes,
 };
@@ -63,6 +64,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         &config.tun,
         &[(CLIENT_INNER_V4.into(), 32), (CLIENT_INNER_V6.into(), 128)],
     ))?;
+    let _gateway = gateway::start(config, &dir)?;
     let routes = Routes::start(tun.name(), &config.route, link)?;
     let settings = ClientSettings {
         socket: bind(config.listen)?,
@@ -88,11 +90,9 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_directory(client, contact.clone(), cache, newest));
     tasks.spawn(routes.follow(directories.clone()));
-    tasks.spawn(pass_directories(
-        directories.clone(),
-        data.handle.clone(),
-        ClientCommand::Directory,
-    ));
+    let (allow, allowed) = watch::channel(None);
+    tasks.spawn(lock::follow(link.clone(), directories.clone(), allow));
+    tasks.spawn(pass_directories(allowed, data.handle.clone(), ClientCommand::Directory));
     let status = StatusSource {
         config: config.clone(),
         started: Instant::now(),

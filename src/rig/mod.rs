@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bench;
 pub mod captures;
+pub mod clear;
 pub mod daemons;
 pub mod frame;
 pub mod host;

@@ -4,10 +4,12 @@
 //! Called by: node, controller, cli.
 
 pub mod control;
+mod lockdown;
 pub mod logs;
 pub mod service_manager;
 mod snapshot;
 
+pub use lockdown::{Device, LockdownStatus};
 pub use snapshot::{
     CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
     ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
+mod lockdown;
 mod nat;
 mod raw;
 mod route;

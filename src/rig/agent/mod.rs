@@ -10,6 +10,7 @@ mod echo;
 mod hostile;
 mod http;
 mod icmp;
+mod probe;
 mod serve;
 
 use std::{
@@ -28,6 +29,7 @@ pub use echo::EchoAnswer;
 pub use hostile::{HostileAnswer, Manner};
 pub use http::HttpAnswer;
 pub use icmp::{IcmpError, PingAnswer};
+pub use probe::ProbeAnswer;
 
 use super::link::{self, CableEnd, LinkOptions};
 
@@ -123,6 +125,13 @@ pub enum Tool {
         /// Its hop limit.
         hops: u32,
     },
+    /// One packet of every kind that leaks, to each of these.
+    Probe {
+        /// The destinations.
+        to: Vec<IpAddr>,
+        /// The interface they have to leave by; none: the route decides.
+        device: Option<String>,
+    },
     /// Datagrams that a node must survive.
     Hostile {
         /// The node.
@@ -161,6 +170,7 @@ pub fn run(tool: &str) -> Result<()> {
         Tool::Dns { to } => answer(&dns::ask(to)?),
         Tool::Ping { to, count, packet, every } => answer(&icmp::ping(to, count, packet, every)?),
         Tool::Provoke { to, hops } => answer(&icmp::provoke(to, hops)?),
+        Tool::Probe { to, device } => answer(&probe::probe(&to, device.as_deref())),
         Tool::Hostile { to, capture, count, manner, seed } => {
             answer(&hostile::send(to, capture.as_deref(), count, manner, seed)?)
         }

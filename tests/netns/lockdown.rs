@@ -1,0 +1,330 @@
+//! The lockdown against a real kernel: eight kinds of packets, both families, from the inside and
+//! from the machine itself, counted at the far end of the outside cable.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    process::{Command, Output},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use cepa::{
+    capture::netns::NetNs,
+    client::{
+        lockdown::{self, Endpoints},
+        probe::KINDS,
+    },
+    rig::clear::{Members, Tally, Watch, mac},
+};
+use serde_json::{Value, json};
+
+use crate::{cable, ip, namespaces};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cepa");
+const FINGERPRINT: &str = "6f1ed002ab5595859014ebf0951522d96f1ed002ab5595859014ebf0951522d9";
+/// Behind the outside cable, reached by the default route.
+const WORLD: [&str; 2] = ["198.51.100.2", "2001:db8:5::2"];
+
+/// `inside` -- `gateway` -- `outside`, with forwarding and NAT on: without rules everything passes.
+struct Network {
+    inside: NetNs,
+    gateway: NetNs,
+    outside: NetNs,
+    dir: tempfile::TempDir,
+}
+
+impl Network {
+    fn up() -> Option<Self> {
+        let [inside, gateway, outside] = namespaces::<3>()?;
+        cable(
+            (&gateway, "lan0", &["192.168.77.1/24", "fd78::1/64"]),
+            (&inside, "eth0", &["192.168.77.2/24", "fd78::2/64"]),
+        );
+        cable(
+            (&gateway, "wan0", &["10.99.0.2/24", "fd99::2/64"]),
+            (&outside, "up0", &["10.99.0.1/24", "fd99::1/64"]),
+        );
+        for address in WORLD {
+            let prefix = if address.contains(':') { 128 } else { 32 };
+            ip(&outside, &format!("address add {address}/{prefix} dev up0"));
+        }
+        for (netns, v4, v6) in
+            [(&inside, "192.168.77.1", "fd78::1"), (&gateway, "10.99.0.1", "fd99::1")]
+        {
+            ip(netns, &format!("route add default via {v4}"));
+            ip(netns, &format!("-6 route add default via {v6}"));
+        }
+        for netns in [&inside, &gateway, &outside] {
+            ip(netns, "link set dev lo up");
+        }
+        let network = Self { inside, gateway, outside, dir: tempfile::tempdir().unwrap() };
+        network.on_gateway(|| {
+            for name in ["ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"] {
+                std::fs::write(Path::new("/proc/sys/net").join(name), "1").unwrap();
+            }
+            let nat = "table inet careless { chain out { type nat hook postrouting priority srcnat; \
+                       oifname \"wan0\" masquerade; }; }";
+            let output = Command::new("nft").arg(nat).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        });
+        Some(network)
+    }
+
+    fn on_gateway<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.gateway.run(work).unwrap()
+    }
+
+    fn cepa(&self, words: &[&str]) -> Output {
+        self.on_gateway(|| {
+            Command::new(PROGRAM)
+                .args(words)
+                .env("CEPA_STATE", self.dir.path().join("client"))
+                .env("CEPA_CONFIG", self.dir.path().join("client.toml"))
+                .output()
+                .unwrap()
+        })
+    }
+
+    fn settings(&self, text: &str) {
+        std::fs::write(self.dir.path().join("client.toml"), text).unwrap();
+    }
+
+    fn good_settings(&self, uid: u32) {
+        self.settings(&format!(
+            "controller = \"cepa://10.99.0.1:5000/{FINGERPRINT}\"\nlan = [\"lan0\"]\nuser = \"{uid}\"\n"
+        ));
+    }
+
+    fn lock(&self) -> String {
+        let output = self.cepa(&["lockdown", "on"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    fn status(&self) -> Value {
+        let output = self.cepa(&["lockdown", "status", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["lockdown"].take()
+    }
+
+    /// Everything that the gateway sends by its outside cable while `work` runs.
+    fn watch(&self, work: impl FnOnce()) -> Tally {
+        let mac = mac(&self.gateway, "wan0").unwrap();
+        let members = Members {
+            relays: vec!["10.99.0.1:5000".parse().unwrap()],
+            controller: Some("10.99.0.1:5000".parse().unwrap()),
+        };
+        let watch = Watch::start(&self.outside, "up0", mac, members).unwrap();
+        work();
+        let tally = watch.stop().unwrap();
+        assert_eq!(tally.lost, 0);
+        tally
+    }
+
+    /// One packet of each kind and family from the inside, from the gateway, and from the gateway
+    /// bound to its outside interface.
+    fn probe(&self) -> Tally {
+        let fire = |device: Option<&str>| {
+            let tool = json!({"tool": "probe", "to": WORLD, "device": device});
+            let output =
+                Command::new(PROGRAM).args(["rig", "agent", &tool.to_string()]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(answer["tried"], 2 * KINDS.len());
+        };
+        let sent = self.watch_inside(|| {
+            self.inside.run(|| fire(None)).unwrap();
+        });
+        self.on_gateway(|| fire(None));
+        self.on_gateway(|| fire(Some("wan0")));
+        sent
+    }
+
+    /// What the inside sends, so that zero on the other side means something.
+    fn watch_inside(&self, work: impl FnOnce()) -> Tally {
+        let mac = mac(&self.inside, "eth0").unwrap();
+        let watch = Watch::start(&self.gateway, "lan0", mac, Members::default()).unwrap();
+        work();
+        watch.stop().unwrap()
+    }
+
+    fn expect_nothing(&self, state: &str) {
+        let mut sent = Tally::default();
+        let tally = self.watch(|| sent = self.probe());
+        assert!(sent.clear.len() >= 2 * KINDS.len(), "{state}: the inside sent {:?}", sent.clear);
+        assert_eq!(tally.clear_packets(), 0, "{state}: {:?}", tally.clear);
+        eprintln!("{state}: {} packets tried by the inside, 0 left in clear", sent.clear_packets());
+    }
+}
+
+#[test]
+fn nothing_leaves_in_clear_and_the_counter_counts() {
+    let Some(network) = Network::up() else { return };
+    // The control: without a lockdown every kind arrives, in both families, from both places.
+    let tally = network.watch(|| drop(network.probe()));
+    assert_eq!(tally.clear.len(), 2 * KINDS.len(), "{:?}", tally.clear);
+    eprintln!("control: {:?}", tally.clear);
+
+    // Before any settings exist, before the daemon has ever run.
+    network.settings("");
+    let said = network.lock();
+    assert!(said.contains("controller"), "{said}");
+    network.expect_nothing("no settings");
+    network.good_settings(990);
+    assert_eq!(network.lock(), "");
+    assert_eq!(network.status()["endpoints"], 1);
+    network.expect_nothing("locked");
+    // A broken configuration locks with the plan of the last time.
+    network.settings("lan = [\"lan0\"\nnonsense");
+    assert!(network.lock().contains("last time"));
+    assert_eq!(network.status()["lan"], json!(["lan0"]));
+    network.expect_nothing("settings broken");
+    // So does a broken state; and if that is gone, too, everything is locked.
+    network.good_settings(990);
+    let state = network.dir.path().join("client");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("directory.json"), "{ not json").unwrap();
+    assert!(!network.lock().is_empty());
+    network.expect_nothing("state broken");
+    network.settings("nonsense");
+    std::fs::write(network.dir.path().join("lockdown.json"), "nonsense").unwrap();
+    assert!(network.lock().contains("locking everything"));
+    assert_eq!(network.status()["endpoints"], 0);
+    network.expect_nothing("settings, state and plan broken");
+    assert_eq!(network.status()["leaked_packets"], 0);
+}
+
+#[test]
+fn an_unlock_ends_by_itself_and_what_left_is_counted() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    let output = network.cepa(&["unlock", "--for", "10m"]);
+    assert_eq!(output.status.code(), Some(1), "there is nothing to unlock");
+    network.lock();
+    let output = network.cepa(&["unlock", "--for", "2s"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let begun = Instant::now();
+    let tally = network.watch(|| drop(network.probe()));
+    assert!(begun.elapsed() < Duration::from_secs(2), "this machine is too slow for the test");
+    // What the gateway sends passes, bound to the interface or not; the inside stays closed.
+    assert_eq!(tally.clear.len(), 2 * KINDS.len(), "{:?}", tally.clear);
+    assert!(tally.clear.values().all(|packets| *packets <= 2), "{:?}", tally.clear);
+    // Nobody has to end it: the kernel does.
+    std::thread::sleep(Duration::from_millis(2500).saturating_sub(begun.elapsed()));
+    network.expect_nothing("after the unlock");
+    let status = network.status();
+    assert_eq!(status["leaked_packets"], json!(tally.clear_packets()));
+    assert_eq!(network.cepa(&["lockdown", "status"]).status.code(), Some(6));
+    // Locking again does not forget.
+    network.lock();
+    assert_eq!(network.status()["leaked_packets"], json!(tally.clear_packets()));
+    // A new lockdown ends an unlock at once.
+    assert!(network.cepa(&["unlock", "--for", "1h"]).status.success());
+    network.lock();
+    network.expect_nothing("locked again");
+    assert!(network.cepa(&["lockdown", "off", "--yes"]).status.success());
+    let tally = network.watch(|| drop(network.probe()));
+    assert_eq!(tally.clear.len(), 2 * KINDS.len(), "{:?}", tally.clear);
+}
+
+/// Only the daemon's user, only to members, only by their protocol and port.
+#[test]
+fn the_daemon_reaches_members_and_nobody_else() {
+    let Some(network) = Network::up() else { return };
+    // A user namespace has no other users to be.
+    let is_real_root = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().nth(2) == Some("4294967295"));
+    if !is_real_root {
+        eprintln!("SKIPPED: another user to send as; run as root");
+        return;
+    }
+    network.good_settings(990);
+    network.lock();
+    let outside = network.outside.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap()).unwrap();
+    let other = network.outside.run(|| UdpSocket::bind("0.0.0.0:5001").unwrap()).unwrap();
+    for socket in [&outside, &other] {
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    }
+    let update = |members: &[&str]| {
+        let endpoints = Endpoints {
+            members: members.iter().map(|text| text.parse::<SocketAddr>().unwrap()).collect(),
+            ..Endpoints::default()
+        };
+        network.on_gateway(|| {
+            cepa::capture::nft::apply(&lockdown::update(&endpoints), "update").unwrap();
+        });
+    };
+    let send = |uid: &str, to: &str| {
+        let script = format!("echo x >/dev/udp/{}", to.replace(':', "/"));
+        network.on_gateway(|| {
+            Command::new("setpriv")
+                .args(["--reuid", uid, "--regid", uid, "--clear-groups", "bash", "-c", &script])
+                .output()
+                .unwrap()
+        })
+    };
+    let arrives = |socket: &UdpSocket| socket.recv(&mut [0; 9]).is_ok();
+    send("990", "10.99.0.1:5000");
+    assert!(!arrives(&outside), "the controller is asked by TCP, not UDP");
+    update(&["10.99.0.1:5000"]);
+    send("990", "10.99.0.1:5000");
+    assert!(arrives(&outside));
+    send("990", "10.99.0.1:5001");
+    assert!(!arrives(&other), "another port");
+    for uid in ["0", "991"] {
+        send(uid, "10.99.0.1:5000");
+        assert!(!arrives(&outside), "user {uid}");
+    }
+    update(&["10.99.0.3:5000"]);
+    send("990", "10.99.0.1:5000");
+    assert!(!arrives(&outside), "a member no longer");
+    assert_eq!(network.status()["leaked_packets"], 0);
+}
+
+/// While endpoints change and the whole table is replaced, over and over, nothing slips through.
+#[test]
+fn no_change_opens_a_gap() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    network.lock();
+    let done = AtomicBool::new(false);
+    let tally = network.watch(|| {
+        std::thread::scope(|scope| {
+            let flood = |netns: &'static str| {
+                let netns = if netns == "inside" { &network.inside } else { &network.gateway };
+                let done = &done;
+                scope.spawn(move || {
+                    netns
+                        .run(|| {
+                            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                            let mut tried = 0u64;
+                            while !done.load(Ordering::Relaxed) {
+                                let _ = socket.send_to(b"leak", (WORLD[0], 443));
+                                tried += 1;
+                            }
+                            tried
+                        })
+                        .unwrap()
+                })
+            };
+            let floods = [flood("inside"), flood("gateway")];
+            for round in 0..60u8 {
+                let members = [format!("10.99.0.{}:5000", round + 3).parse().unwrap()];
+                let endpoints = Endpoints { members: members.into(), ..Endpoints::default() };
+                network.on_gateway(|| {
+                    cepa::capture::nft::apply(&lockdown::update(&endpoints), "update").unwrap();
+                });
+                if round % 6 == 0 {
+                    network.lock();
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            let tried: Vec<u64> = floods.map(|flood| flood.join().unwrap()).into();
+            eprintln!("{tried:?} packets tried during 60 updates and 10 replacements");
+            assert!(tried.iter().all(|tried| *tried > 1000), "{tried:?}");
+        });
+    });
+    assert_eq!(tally.clear_packets(), 0, "{:?}", tally.clear);
+}
