@@ -49,6 +49,22 @@ pub fn kill(pid: u32) -> io::Result<()> {
     signal(pid, libc::SIGKILL)
 }
 
+/// Stops a process where it is (SIGSTOP).
+///
+/// # Errors
+/// When it is gone or not ours.
+pub fn pause(pid: u32) -> io::Result<()> {
+    signal(pid, libc::SIGSTOP)
+}
+
+/// Lets it go on (SIGCONT).
+///
+/// # Errors
+/// When it is gone or not ours.
+pub fn resume(pid: u32) -> io::Result<()> {
+    signal(pid, libc::SIGCONT)
+}
+
 fn signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
     if pid <= 1 {
@@ -79,6 +95,12 @@ pub fn real_user() -> u32 {
         })
         .next()
         .unwrap_or(here)
+}
+
+/// The user that this process acts as.
+pub fn effective_user() -> u32 {
+    // SAFETY: geteuid takes no arguments and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -84,11 +84,28 @@ pub fn interface(name: &str) -> Result<Interface> {
         .ok_or_else(|| CaptureError::NoInterface { name: name.to_owned() })
 }
 
+/// The addresses of an interface, with their prefix lengths.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn networks_of(name: &str) -> Result<Vec<(IpAddr, u8)>> {
+    let index = interface(name)?.index;
+    Ok(all_addresses()?
+        .into_iter()
+        .filter(|(owner, ..)| *owner == index)
+        .map(|(_, address, prefix)| (address, prefix))
+        .collect())
+}
+
 /// All addresses of this host, with the number of their interface.
 ///
 /// # Errors
 /// When the kernel does not answer.
 pub fn addresses() -> Result<Vec<(u32, IpAddr)>> {
+    Ok(all_addresses()?.into_iter().map(|(index, address, _)| (index, address)).collect())
+}
+
+fn all_addresses() -> Result<Vec<(u32, IpAddr, u8)>> {
     let list =
         || Netlink::route()?.list(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
     let messages = list().map_err(|error| CaptureError::step("list addresses", ADMIN, error))?;
@@ -105,7 +122,7 @@ pub fn addresses() -> Result<Vec<(u32, IpAddr)>> {
                 };
                 // On point-to-point links `Address` is the other end.
                 let ip = find(true).or_else(|| find(false))?;
-                Some((message.header.index, ip))
+                Some((message.header.index, ip, message.header.prefix_len))
             }
             _ => None,
         })

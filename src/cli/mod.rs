@@ -5,13 +5,17 @@
 
 #![allow(clippy::print_stderr, reason = "the command line is where text is printed")]
 
+mod bugreport;
 mod circuits;
 mod client;
 mod completions;
 mod controller;
 mod daemon;
 mod dcnet;
+mod doctor;
 mod exit_code;
+mod lan;
+mod leaktest;
 mod lockdown;
 mod man;
 mod node;
@@ -69,10 +73,18 @@ enum Command {
     Ping(ping::Args),
     /// Measure round trip and loss of every hop of a circuit
     Trace(trace::Args),
+    /// List the devices behind this gateway, refuse one, print settings for dnsmasq and hostapd
+    Lan(lan::Args),
+    /// Try to leak, and look whether it can be done
+    Leaktest(leaktest::Args),
     /// Let nothing leave this machine but cells
     Lockdown(lockdown::Args),
     /// Let packets leave in clear for a while, during a lockdown
     Unlock(unlock::Args),
+    /// Look at everything that has to be right, and say how to put it right
+    Doctor(doctor::Args),
+    /// Gather what a person who helps needs to know, without addresses and names
+    Bugreport(bugreport::Args),
     /// Run the whole network on this machine, in namespaces
     Rig(rig::Args),
     /// Print a completion script for a shell
@@ -94,8 +106,12 @@ impl Command {
             Self::Circuits(args) => args.run(),
             Self::Ping(args) => args.run(),
             Self::Trace(args) => args.run(),
+            Self::Lan(args) => args.run(),
+            Self::Leaktest(args) => args.run(),
             Self::Lockdown(args) => args.run(),
             Self::Unlock(args) => args.run(),
+            Self::Doctor(args) => args.run(),
+            Self::Bugreport(args) => args.run(),
             Self::Rig(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),

@@ -68,6 +68,19 @@ fn client(status: &ClientStatus, before: Option<&ClientStatus>) -> String {
         format!("{} through {}", status.routes.join(" "), status.tun)
     };
     lines.line("routes", &routes);
+    if let Some(lockdown) = &status.lockdown {
+        let value = if lockdown.on {
+            format!(
+                "{}, {} leaked, {} held back",
+                lockdown.words(),
+                count(lockdown.leaked_packets as usize, "packet"),
+                lockdown.blocked_own + lockdown.blocked_lan
+            )
+        } else {
+            "off: what does not go through the circuit leaves in clear".to_owned()
+        };
+        lines.line("lockdown", &value);
+    }
     lines.line("traffic", &inner_traffic(&status.traffic));
     if let Some(before) = before {
         lines.line("rate", &rate(&status.traffic, &before.traffic));

@@ -5,5 +5,7 @@
 //! Called by: node, cli.
 
 pub mod gateway;
+pub mod inside_services;
+pub mod leaktest;
 pub mod lockdown;
 pub mod probe;

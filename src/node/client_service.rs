@@ -9,7 +9,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use super::{
     NodeError,
@@ -93,7 +96,9 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let (allow, allowed) = watch::channel(None);
     tasks.spawn(lock::follow(link.clone(), directories.clone(), allow));
     tasks.spawn(pass_directories(allowed, data.handle.clone(), ClientCommand::Directory));
+    let stop = Arc::new(Notify::new());
     let status = StatusSource {
+        stop: Arc::clone(&stop),
         config: config.clone(),
         started: Instant::now(),
         directories,
@@ -105,6 +110,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let end = tokio::select! {
         ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
         () = stop_signal() => Ok(()),
+        () = stop.notified() => Ok(()),
     };
     // A data path that ended by itself no longer listens.
     let _ = data.handle.send(ClientCommand::Stop);
@@ -130,6 +136,8 @@ fn keep_guard(dir: &StateDir, hop: &Hop) {
 /// Everything a status is made of.
 #[derive(Clone)]
 struct StatusSource {
+    /// Told to end.
+    stop: Arc<Notify>,
     config: ClientConfig,
     started: Instant,
     directories: watch::Receiver<Option<Arc<Directory>>>,
@@ -158,6 +166,10 @@ async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Va
             let args: TraceArgs = request.parse_args()?;
             to_json(data.ask(|reply| ClientCommand::Trace(args, reply)).await??)
         }
+        command::STOP => {
+            source.stop.notify_one();
+            to_json(())
+        }
         _ => Err(request.unknown(ClientConfig::ROLE)),
     }
 }
@@ -181,7 +193,10 @@ async fn status(source: &StatusSource) -> Result<ClientStatus, Refusal> {
         ClientState::Blocked => Some("see which nodes are live: cepa nodes".to_owned()),
         _ => None,
     };
+    // Without nft or the privilege to ask there is nothing to say.
+    let lockdown = tokio::task::spawn_blocking(lock::status).await.ok().and_then(Result::ok);
     Ok(ClientStatus {
+        lockdown,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state,
         reason: data.reason,

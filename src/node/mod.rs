@@ -16,6 +16,7 @@ mod error;
 mod exit_setup;
 pub mod gateway;
 mod handshakes;
+pub mod leaktest;
 mod link;
 pub mod lock;
 mod poster;

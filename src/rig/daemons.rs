@@ -53,7 +53,7 @@ impl Default for Extra {
 pub const PROHIBITED: u16 = 25;
 
 /// What runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Daemons {
     /// What `cepa controller link` printed.
     pub link: String,
@@ -63,6 +63,20 @@ pub struct Daemons {
     pub nodes: BTreeMap<String, Daemon>,
     /// The client.
     pub client: Option<Daemon>,
+    /// Where the client runs.
+    pub client_host: &'static str,
+}
+
+impl Default for Daemons {
+    fn default() -> Self {
+        Self {
+            link: String::new(),
+            controller: None,
+            nodes: BTreeMap::new(),
+            client: None,
+            client_host: "sender",
+        }
+    }
 }
 
 /// Where a host's daemon keeps its state.
@@ -197,7 +211,7 @@ impl Daemons {
     /// # Errors
     /// When the plan has no sender.
     pub fn client_arguments(&self, network: &Network, more: &[&str]) -> Result<Vec<String>> {
-        let dir = state(network.host("sender")?);
+        let dir = state(network.host(self.client_host)?);
         let dir = dir.to_str().context("expected a path of characters")?;
         let mut arguments = words(&["client", "--controller", &self.link, "--state", dir]);
         arguments.extend(words(&["--log", "debug", "--route", OUTSIDE_V4, "--route", OUTSIDE_V6]));
@@ -213,7 +227,7 @@ impl Daemons {
         self.client = None;
         let mut arguments = self.client_arguments(network, more)?;
         arguments.push("--lab".to_owned());
-        self.client = Some(network.host("sender")?.daemon("client", &arguments)?);
+        self.client = Some(network.host(self.client_host)?.daemon("client", &arguments)?);
         Ok(())
     }
 
@@ -248,7 +262,7 @@ impl Daemons {
     /// # Errors
     /// When it does not answer.
     pub fn client_status(&self, network: &Network) -> Result<ClientStatus> {
-        match ask_host::<Status>(network.host("sender")?, "client", command::STATUS)? {
+        match ask_host::<Status>(network.host(self.client_host)?, "client", command::STATUS)? {
             Status::Client(status) => Ok(status),
             _ => bail!("expected a client's status"),
         }
@@ -260,7 +274,7 @@ impl Daemons {
     /// When it does not answer.
     pub fn circuits(&self, network: &Network) -> Result<Vec<CircuitInfo>> {
         let status: CircuitsStatus =
-            ask_host(network.host("sender")?, "client", command::CIRCUITS)?;
+            ask_host(network.host(self.client_host)?, "client", command::CIRCUITS)?;
         Ok(status.circuits)
     }
 

@@ -103,11 +103,27 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn daemon(&self, name: &str, arguments: &[String]) -> Result<Daemon> {
+        self.daemon_with(name, &[], arguments)
+    }
+
+    /// The same, started by another program that becomes it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn daemon_with(
+        &self,
+        name: &str,
+        before: &[String],
+        arguments: &[String],
+    ) -> Result<Daemon> {
+        let own = self.program.clone().map_or_else(own_program, Ok)?;
+        let mut words: Vec<std::ffi::OsString> = before.iter().map(Into::into).collect();
+        words.push(own.into());
         let log = self.dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
-        let program = self.program.clone().map_or_else(own_program, Ok)?;
         let child = self
-            .command(program)?
+            .command(&words[0])?
+            .args(&words[1..])
             .args(arguments)
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -1,6 +1,6 @@
 //! Which hosts there are, where they are plugged in and what their addresses are.
 //!
-//! In: nothing. Out: two plans. Called by: rig::network, the scenarios.
+//! In: nothing. Out: three plans. Called by: rig::network, the scenarios.
 //!
 //! ```text
 //!  full      sender  controller  n1 n2 n3   stranger
@@ -12,6 +12,9 @@
 //!                                  --------+------+--+-+--  outside  203.0.113.0/24  2001:db8:1::/64
 //!                                                      |
 //!                                                  receiver
+//!
+//!  gateway   the same without sender and stranger, and
+//!            laptop ---- home 192.168.77.0/24 fd78::/64 ---- gateway ---- switch ---- router
 //!
 //!  one node  sender, controller ---- near ---- node ---- outside ---- receiver
 //! ```
@@ -75,6 +78,8 @@ pub struct Plan {
 
 /// The interface of every host on the first segment.
 pub const INSIDE: &str = "eth0";
+/// The gateway's interface towards the laptop.
+pub const LAN: &str = "lan0";
 /// The interface of exits towards the receiver.
 pub const OUTSIDE: &str = "wan0";
 /// The network behind the exits.
@@ -109,6 +114,25 @@ impl Plan {
         hosts.push(HostPlan { name: "stranger", ports: vec![inside("switch", 0, 66)] });
         hosts.push(receiver());
         Self { hosts }
+    }
+
+    /// A laptop behind a gateway, whose default route leads to a router that goes nowhere.
+    pub fn gateway() -> Self {
+        let home = |interface, host: u8| Port {
+            interface,
+            segment: "home",
+            v4: Ipv4Addr::new(192, 168, 77, host),
+            v6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, u16::from(host)),
+        };
+        let mut plan = Self::full();
+        plan.hosts.retain(|host| host.name != "sender" && host.name != "stranger");
+        let gateway = vec![inside("switch", 0, 78), home(LAN, 1)];
+        plan.hosts.extend([
+            HostPlan { name: "gateway", ports: gateway },
+            HostPlan { name: "laptop", ports: vec![home(INSIDE, 2)] },
+            HostPlan { name: "router", ports: vec![inside("switch", 0, 1)] },
+        ]);
+        plan
     }
 
     /// The source's own picture: one node with two interfaces between sender and receiver.
@@ -187,7 +211,7 @@ mod tests {
 
     #[test]
     fn names_fit_and_addresses_differ() {
-        for plan in [Plan::full(), Plan::one_node()] {
+        for plan in [Plan::full(), Plan::gateway(), Plan::one_node()] {
             let mut seen = Vec::new();
             for host in &plan.hosts {
                 for port in &host.ports {

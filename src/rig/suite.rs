@@ -16,8 +16,8 @@ use super::{
     rootless,
     run::Run,
     scenario::{
-        cleanup, controller_gone, failover, hostile, knowledge, one_node, refusals, speed, traffic,
-        wire_image,
+        cleanup, controller_gone, failover, gateway, hostile, knowledge, one_node, refusals, speed,
+        traffic, wire_image,
     },
     stage::{Stage, Watcher},
 };
@@ -38,7 +38,7 @@ pub struct RunOptions {
 }
 
 /// The scenarios' names, in order.
-pub const SCENARIOS: [&str; 8] = [
+pub const SCENARIOS: [&str; 9] = [
     "three-hops",
     "hostile",
     "speed",
@@ -47,6 +47,7 @@ pub const SCENARIOS: [&str; 8] = [
     "controller",
     "refusals",
     "one-node",
+    "gateway",
 ];
 
 /// The path of the captured scenario, and of the one with four nodes.
@@ -85,6 +86,13 @@ pub fn run(
         let mut stage = Stage::new(&network, watcher)?;
         stage.scenario("one-node");
         one_node::sender_node_receiver(&mut stage);
+        report.promises.append(&mut stage.promises);
+    }
+    if options.wants("gateway") {
+        let network = Network::up(Run::begin()?, Plan::gateway(), &options.network.links)?;
+        let mut stage = Stage::new(&network, watcher)?;
+        stage.scenario("gateway");
+        gateway::fails_closed(&mut stage);
         report.promises.append(&mut stage.promises);
     }
     Ok(report)

@@ -58,3 +58,29 @@ pub struct Device {
     /// Whether it may not send.
     pub denied: bool,
 }
+
+/// One kind of packet of a leak test.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeakProbe {
+    /// What was sent.
+    pub kind: String,
+    /// 4 or 6.
+    pub family: u8,
+    /// How many of them an outside interface took.
+    pub leaked: u64,
+}
+
+/// The answer of `leaktest`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeakReport {
+    /// The outside interfaces that were watched.
+    pub interfaces: Vec<String>,
+    /// Packets that were tried.
+    pub tried: u64,
+    /// Packets that left in clear.
+    pub leaked: u64,
+    /// Each kind.
+    pub probes: Vec<LeakProbe>,
+}

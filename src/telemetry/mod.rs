@@ -6,10 +6,11 @@
 pub mod control;
 mod lockdown;
 pub mod logs;
+pub mod redact;
 pub mod service_manager;
 mod snapshot;
 
-pub use lockdown::{Device, LockdownStatus};
+pub use lockdown::{Device, LeakProbe, LeakReport, LockdownStatus};
 pub use snapshot::{
     CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
     ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::LockdownStatus;
 use crate::model::DropCounters;
 
 /// How often packets and cells were dropped, by reason; reasons that never occurred are left out.
@@ -301,6 +302,8 @@ pub struct ClientStatus {
     pub traffic: Traffic,
     /// What was dropped.
     pub drops: Drops,
+    /// What else may leave this machine; none: it could not be asked.
+    pub lockdown: Option<LockdownStatus>,
     /// The one thing to do, if something is wrong.
     pub next_step: Option<String>,
 }

@@ -5,6 +5,7 @@
 pub mod cleanup;
 pub mod controller_gone;
 pub mod failover;
+pub mod gateway;
 pub mod hostile;
 pub mod knowledge;
 pub mod one_node;

@@ -19,6 +19,8 @@ pub mod command {
     pub const PING: &str = "ping";
     /// [`TraceArgs`](super::TraceArgs); answers [`TraceAnswer`](crate::telemetry::TraceAnswer).
     pub const TRACE: &str = "trace";
+    /// No arguments; ends the daemon and answers null.
+    pub const STOP: &str = "stop";
 }
 
 /// One question to a daemon.

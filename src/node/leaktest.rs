@@ -1,0 +1,87 @@
+//! A leak test on this machine's outside interfaces.
+//!
+//! In: the interfaces of the inside. Out: what left in clear. Called by: cli (leaktest, doctor).
+
+use std::{thread, time::Duration};
+
+use crate::{
+    capture::{CaptureError, nft, route},
+    client::{
+        leaktest::{self, CONTROL, CONTROL_KIND, PROBES, TABLE},
+        probe::NOWHERE,
+    },
+    telemetry::LeakReport,
+};
+
+/// How long a packet may take from the socket to the interface.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Sends every probe by the routes there are, and once more bound to each outside interface, and
+/// looks at what the interfaces took. `inside` and the TUN are not outside.
+///
+/// # Errors
+/// Without root or `nft`, or when the counters do not count.
+pub fn run(inside: &[String], tun: &str) -> Result<LeakReport, CaptureError> {
+    let interfaces: Vec<String> = route::interfaces()?
+        .into_iter()
+        .filter(|found| found.up && !found.loopback && found.name != tun)
+        .filter(|found| !inside.contains(&found.name))
+        .map(|found| found.name)
+        .collect();
+    nft::apply(&leaktest::rules(&interfaces), "count packets")?;
+    let _table = Table;
+    for to in CONTROL {
+        CONTROL_KIND.fire(to, None).map_err(privilege)?;
+    }
+    let mut tried = 0;
+    for to in NOWHERE {
+        for kind in PROBES {
+            for device in [None].into_iter().chain(interfaces.iter().map(|name| Some(&**name))) {
+                tried += 1;
+                match kind.fire(to, device) {
+                    // That a packet is refused is what is wanted; without the right to try it
+                    // nothing is shown. A missing route says EPERM to nobody.
+                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                        if !is_root() {
+                            return Err(privilege(error));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    thread::sleep(SETTLE);
+    let items = nft::list("netdev", TABLE)?.unwrap_or_default();
+    let (counts, probes) = leaktest::read(&items);
+    if !counts {
+        return Err(CaptureError::Io {
+            what: "counting packets to this machine itself, as a control".to_owned(),
+            source: std::io::Error::other(
+                "the kernel did not count them, so it would count no leak; it needs the netfilter \
+                 egress hook (CONFIG_NETFILTER_EGRESS, Linux 5.16)",
+            ),
+        });
+    }
+    let leaked = probes.iter().map(|probe| probe.leaked).sum();
+    Ok(LeakReport { interfaces, tried, leaked, probes })
+}
+
+fn privilege(source: std::io::Error) -> CaptureError {
+    CaptureError::step("send packets of every kind", "CAP_NET_RAW", source)
+}
+
+fn is_root() -> bool {
+    crate::capture::process::effective_user() == 0
+}
+
+/// Counters that go with the test.
+struct Table;
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if let Err(error) = nft::apply(&leaktest::removal(), "remove counters") {
+            log::warn!("the counters of the leak test stay: {error}");
+        }
+    }
+}
