@@ -21,7 +21,7 @@ use cepa::{
         ControllerLink, Entry, JoinToken, NodeAnswer, NodeList, Problem, Registration,
         SignedDescriptor, SignedDirectory, TokenId,
     },
-    forward::{flow::PacketFlow, ip::Headers, stream::Reassembler},
+    forward::{flow::PacketFlow, ip::Headers, neighbours::Neighbours, stream::Reassembler},
     model::{BODY_LEN, DropCounters, ExitPolicy, NodeId, PacketBatch},
     telemetry::control::Request,
     wire::{
@@ -50,6 +50,7 @@ pub(crate) const ALL: &[Parser] = &[
     ("probe", probe),
     ("inner_packet", inner_packet),
     ("stream", stream),
+    ("inside_frame", inside_frame),
     ("exit_policy", exit_policy),
     ("link", link),
     ("descriptor", descriptor),
@@ -142,6 +143,14 @@ fn inner_packet(bytes: &[u8]) {
     let _ = Headers::parse(bytes);
     let _ = Headers::parse_start(bytes);
     let _ = PacketFlow::parse(bytes);
+}
+
+/// Frames of devices behind a gateway that captures them raw.
+fn inside_frame(bytes: &[u8]) {
+    let networks = [([192, 168, 77, 1].into(), 24), ([0xfd78, 0, 0, 0, 0, 0, 0, 1].into(), 64)];
+    let mut neighbours = Neighbours::new([2, 0, 0, 0, 0, 1], &networks);
+    let _ = neighbours.handle_frame(bytes);
+    let _ = neighbours.header_for(bytes);
 }
 
 /// Bodies of a circuit, out of order and with gaps: a step and a mark before each.

@@ -21,6 +21,7 @@ pub mod plain_tun;
 pub mod policy;
 pub mod process;
 pub mod raw;
+pub mod raw_inside;
 pub mod route;
 mod segment;
 pub mod sysctl;

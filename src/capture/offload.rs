@@ -50,6 +50,26 @@ impl Header {
         Some((parsed, packet))
     }
 
+    /// The header of the same packet after so many bytes before it were taken away.
+    pub(super) fn moved_back(mut self, by: u16) -> Self {
+        self.header_len = self.header_len.saturating_sub(by);
+        if self.flags & NEEDS_SUM != 0 {
+            self.sum_start = self.sum_start.saturating_sub(by);
+        }
+        self
+    }
+
+    /// The header of the same packet after so many bytes were put before it.
+    pub(super) fn moved_on(mut self, by: u16) -> Self {
+        if self.kind & !ECN != SINGLE {
+            self.header_len = self.header_len.saturating_add(by);
+        }
+        if self.flags & NEEDS_SUM != 0 {
+            self.sum_start = self.sum_start.saturating_add(by);
+        }
+        self
+    }
+
     /// The header's bytes.
     pub(super) fn emit(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];

@@ -75,6 +75,48 @@ impl<'de> serde::Deserialize<'de> for Cidr {
     }
 }
 
+/// An address on a cable: the address itself and the length of its network's prefix, such as
+/// `192.168.77.1/24`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CableAddress {
+    /// The address, all its bits.
+    pub address: IpAddr,
+    /// How many leading bits are its network's: 1 to 32, or 1 to 128.
+    pub prefix: u8,
+}
+
+impl FromStr for CableAddress {
+    type Err = ParseCidrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseCidrError(text.to_owned());
+        let (address, _) = text.split_once('/').ok_or_else(wrong)?;
+        let Cidr { prefix, .. } = text.parse()?;
+        match prefix {
+            0 => Err(wrong()),
+            _ => Ok(Self { address: address.parse().map_err(|_| wrong())?, prefix }),
+        }
+    }
+}
+
+impl fmt::Display for CableAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl serde::Serialize for CableAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for CableAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +135,15 @@ mod tests {
         }
         for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/-1", "a/8"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_on_a_cable_keeps_its_bits() {
+        let own: CableAddress = "192.168.77.1/24".parse().unwrap();
+        assert_eq!(own.to_string(), "192.168.77.1/24");
+        for text in ["192.168.77.1", "192.168.77.1/33", "192.168.77.1/0", "fd78::1/129", "/24"] {
+            assert!(text.parse::<CableAddress>().is_err(), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Cidr, Key, Period, Settings, Wrong, setting, settings};
+use super::{CableAddress, Cidr, Key, Period, Settings, Wrong, setting, settings};
 use crate::{
     directory::ControllerLink,
     model::{MIN_HOPS, SLOTS, Suite},
@@ -41,14 +41,30 @@ settings! {
         ssh_from: Vec<Cidr> = Vec::new(), "CIDR";
         /// What to log: error, warn, info, debug, trace or off.
         log: String = "info".to_owned(), "LEVEL";
-        /// Take frames from this interface, where routing is not wanted.
-        capture_interface: Option<String> = None, "IF", planned;
+        /// An interface of the inside that is captured raw: it has no address in the kernel, and
+        /// ARP and neighbour discovery are answered here.
+        capture_interface: Option<String> = None, "IF";
+        /// The gateway's addresses on that interface, one of each family at most.
+        capture_address: Vec<CableAddress> = Vec::new(), "ADDRESS/PREFIX";
+        /// Metrics for Prometheus on this address, which has to be of the loopback.
+        metrics: Option<SocketAddr> = None, "IP:PORT";
         /// A SOCKS5 proxy on this address.
         socks: Option<SocketAddr> = None, "IP:PORT", planned;
         /// An HTTP proxy on this address.
         http: Option<SocketAddr> = None, "IP:PORT", planned;
         /// A resolver on this address.
         dns: Option<SocketAddr> = None, "IP:PORT", planned;
+    }
+}
+
+impl ClientConfig {
+    /// The TUN interface that stands for the captured one.
+    pub const CAPTURE_TUN: &'static str = "cepain0";
+
+    /// The interfaces of the inside, as the kernel's routes and rules know them.
+    pub fn inside(&self) -> Vec<String> {
+        let captured = self.capture_interface.as_ref().map(|_| Self::CAPTURE_TUN.to_owned());
+        self.lan.iter().cloned().chain(captured).collect()
     }
 }
 
@@ -92,6 +108,35 @@ impl Settings for ClientConfig {
                     format!("expected an interface of the inside, got {name:?}, which is the tun"),
                 ));
             }
+        }
+        if let Some(name) = &self.capture_interface {
+            setting::check_interface("capture_interface", name)?;
+            if self.lan.contains(name) {
+                return Err(Wrong::new(
+                    "capture_interface",
+                    format!(
+                        "expected an interface that is not in lan, got {name:?}: it is either captured or routed"
+                    ),
+                ));
+            }
+            let v4 = self.capture_address.iter().filter(|found| found.address.is_ipv4()).count();
+            if v4 != 1 || self.capture_address.len() > 2 {
+                return Err(Wrong::new(
+                    "capture_address",
+                    "expected the gateway's IPv4 address on the captured interface, and at most one \
+                     IPv6 address: capture_address = [\"192.168.77.1/24\", \"fd78::1/64\"]",
+                ));
+            }
+        }
+        if let Some(metrics) = self.metrics
+            && !metrics.ip().is_loopback()
+        {
+            return Err(Wrong::new(
+                "metrics",
+                format!(
+                    "expected an address of the loopback, such as 127.0.0.1:9150, got {metrics}"
+                ),
+            ));
         }
         if self.rotate_every < Period::from_secs(10) {
             return Err(Wrong::new(

@@ -22,7 +22,7 @@ mod secret;
 mod setting;
 mod tracker;
 
-pub use cidr::Cidr;
+pub use cidr::{CableAddress, Cidr};
 pub use client::ClientConfig;
 pub use controller::{Admission, ControllerConfig};
 pub use error::ConfigError;

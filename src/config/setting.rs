@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Admission, Cidr, Period, Secret};
+use super::{Admission, CableAddress, Cidr, Period, Secret};
 use crate::{
     directory::ControllerLink,
     model::{ExitPolicy, Suite},
@@ -167,6 +167,7 @@ setting! {
     Suite: Text, "\"aes128gcm\" or \"chacha20poly1305\"";
     Vec<String>: List, "a list of texts, such as [\"a\", \"b\"]";
     Vec<Cidr>: List, "a list of \"ADDRESS/PREFIX\", such as [\"0.0.0.0/0\", \"::/0\"]";
+    Vec<CableAddress>: List, "a list of \"ADDRESS/PREFIX\", such as [\"192.168.77.1/24\", \"fd78::1/64\"]";
     Vec<Suite>: List, "a list of \"aes128gcm\" and \"chacha20poly1305\"";
 }
 

@@ -8,6 +8,7 @@ mod client;
 pub mod exit;
 pub mod flow;
 pub mod ip;
+pub mod neighbours;
 mod outbox;
 mod packing;
 mod relay;

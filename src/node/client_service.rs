@@ -19,7 +19,7 @@ use super::{
     client::{Client, ClientCommand, ClientSettings, PathWish},
     contact::{Contact, directory_status, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
-    gateway, lock,
+    gateway, lock, metrics, phases, raw_gateway,
     relay_service::suites,
     routes::Routes,
 };
@@ -67,6 +67,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         &config.tun,
         &[(CLIENT_INNER_V4.into(), 32), (CLIENT_INNER_V6.into(), 128)],
     ))?;
+    let _inside = raw_gateway::start(config)?;
     let _gateway = gateway::start(config, &dir)?;
     let routes = Routes::start(tun.name(), &config.route, link)?;
     let settings = ClientSettings {
@@ -105,6 +106,16 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         contact,
         data: data.handle.clone(),
     };
+    if let Some(addr) = config.metrics {
+        let (listener, kept) = (metrics::bind(addr).await?, Arc::new(metrics::Metrics::default()));
+        tasks.spawn(metrics::follow(Arc::clone(&kept), data.handle.clone()));
+        let source = status.clone();
+        tasks.spawn(metrics::serve(listener, kept, move || {
+            let source = source.clone();
+            async move { status_of(&source).await.ok() }
+        }));
+    }
+    tasks.spawn(phases::tell(config.clone(), status.directories.clone(), data.handle.clone()));
     tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
     ready();
     let end = tokio::select! {
@@ -148,7 +159,7 @@ struct StatusSource {
 async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
     let data = &source.data;
     match request.command.as_str() {
-        command::STATUS => to_json(Status::Client(status(&source).await?)),
+        command::STATUS => to_json(Status::Client(status_of(&source).await?)),
         command::CIRCUITS => {
             let circuits = data.ask(ClientCommand::Snapshot).await?.circuits;
             to_json(CircuitsStatus { circuits })
@@ -174,7 +185,7 @@ async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Va
     }
 }
 
-async fn status(source: &StatusSource) -> Result<ClientStatus, Refusal> {
+async fn status_of(source: &StatusSource) -> Result<ClientStatus, Refusal> {
     let data = source.data.ask(ClientCommand::Snapshot).await?;
     let config = &source.config;
     let directory = source.directories.borrow().clone();

@@ -48,6 +48,14 @@ pub enum NodeError {
     /// The data path ended unexpectedly.
     #[error("the data path ended unexpectedly; the log says more")]
     DataPath,
+    /// The port of the metrics.
+    #[error("expected {addr} to be free for metrics, got {source}; choose another port")]
+    Metrics {
+        /// Where they were to be.
+        addr: std::net::SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A thread could not be started.
     #[error("expected to start a thread, got {0}; check the limits of this service")]
     Thread(std::io::Error),

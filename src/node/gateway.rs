@@ -34,10 +34,11 @@ pub(super) fn start(
     config: &ClientConfig,
     dir: &StateDir,
 ) -> Result<Option<Forwarding>, NodeError> {
-    if config.lan.is_empty() {
+    let inside = config.inside();
+    if inside.is_empty() {
         return Ok(None);
     }
-    for name in &config.lan {
+    for name in &inside {
         route::interface(name)?;
     }
     let denied = Denied::load(&config.state).map_err(|source| CaptureError::Io {
@@ -46,18 +47,18 @@ pub(super) fn start(
     })?;
     let gateway = Gateway {
         tun: config.tun.clone(),
-        lan: config.lan.clone(),
+        lan: inside.clone(),
         resolver: config.dns.map(|addr| addr.port()),
         denied: denied.devices,
     };
     // First the rules and the one way, then forwarding: at no time is there another.
     nft::apply(&gateway.rules(), "set the gateway's rules")?;
-    policy::route_inside(&config.lan, route::interface(&config.tun)?.index)?;
+    policy::route_inside(&inside, route::interface(&config.tun)?.index)?;
     let mut sysctls = Sysctls::new(Some(&dir.file("sysctls")));
-    let names: Vec<&str> = config.lan.iter().chain([&config.tun]).map(String::as_str).collect();
+    let names: Vec<&str> = inside.iter().chain([&config.tun]).map(String::as_str).collect();
     sysctls.forward_v4(&names)?;
     sysctls.forward_v6()?;
-    log::info!(event = "gateway"; "the inside ({}) goes through {}", config.lan.join(" "), config.tun);
+    log::info!(event = "gateway"; "the inside ({}) goes through {}", inside.join(" "), config.tun);
     Ok(Some(Forwarding { _sysctls: sysctls }))
 }
 

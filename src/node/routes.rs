@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Routes {
     /// The captured networks, and the way that led there before.
     captured: Vec<(Cidr, Option<Way>)>,
+    /// The TUN.
+    interface: u32,
     ways: BTreeSet<IpAddr>,
 }
 
@@ -35,17 +37,17 @@ impl Routes {
     pub(super) fn start(tun: &str, captured: &[Cidr], link: &ControllerLink) -> Result<Self> {
         route::remove_ours()?;
         let captured = captured.iter().map(|network| (*network, way_before(*network))).collect();
-        let mut routes = Self { captured, ways: BTreeSet::new() };
         let controller = (link.host(), link.port()).to_socket_addrs();
-        for addr in controller.into_iter().flatten() {
-            routes.keep_way(addr.ip());
-        }
         let interface = route::interface(tun)?.index;
+        let mut routes = Self { captured, interface, ways: BTreeSet::new() };
         let way = Way { interface, gateway: None, source: None };
         for (network, _) in &routes.captured {
             for half in halves(*network) {
                 route::add_route(half.address, half.prefix, &way)?;
             }
+        }
+        for addr in controller.into_iter().flatten() {
+            routes.keep_way(addr.ip());
         }
         Ok(routes)
     }
@@ -67,6 +69,10 @@ impl Routes {
         let found = self.captured.iter().find(|(network, _)| network.contains(address));
         let Some((_, before)) = found else { return };
         if !self.ways.insert(address) {
+            return;
+        }
+        // A route that is closer, such as that of a cable both are on, leads past the TUN already.
+        if route::way_to(address).is_ok_and(|way| way.interface != self.interface) {
             return;
         }
         let Some(way) = before else {

@@ -256,6 +256,10 @@ pub struct CircuitInfo {
     pub hops: Vec<HopInfo>,
     /// Seconds since it opened.
     pub age_s: u64,
+    /// How many of its hops have answered.
+    pub hops_built: usize,
+    /// How long it took from the first CREATE to the last hop, in milliseconds.
+    pub build_ms: Option<f64>,
     /// Flows pinned to it.
     pub flows: usize,
     /// Inner bytes towards the exit.

@@ -202,6 +202,11 @@ impl ClientCircuit {
         self.ready
     }
 
+    /// How long it took until all hops stood, if they do.
+    pub fn took(&self) -> Option<Duration> {
+        self.ready.map(|ready| ready.saturating_duration_since(self.started))
+    }
+
     /// How many hops stand.
     pub fn hops_built(&self) -> usize {
         match &self.state {

@@ -265,11 +265,12 @@ fn routes(config: &ClientConfig) -> Vec<Finding> {
 
 /// The gateway: interfaces, forwarding, the one way, who gives addresses.
 fn inside(config: &ClientConfig) -> Vec<Finding> {
-    if config.lan.is_empty() {
+    let inside = config.inside();
+    if inside.is_empty() {
         return vec![one("inside", Verdict::Skip, "no gateway: lan is not set")];
     }
     let mut findings = Vec::new();
-    for name in &config.lan {
+    for name in &inside {
         findings.push(inside_interface(name));
     }
     findings.push(match gateway::devices() {

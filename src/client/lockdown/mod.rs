@@ -103,7 +103,7 @@ impl Lockdown {
         Self {
             uid,
             tun: config.tun.clone(),
-            lan: config.lan.clone(),
+            lan: config.inside(),
             ssh_from: config.ssh_from.iter().map(Cidr::to_string).collect(),
             endpoints,
             ..Self::default()

@@ -4,11 +4,11 @@
 
 /// A ones' complement sum, or the difference between two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Sum(u16);
+pub(in crate::forward) struct Sum(u16);
 
 impl Sum {
     /// The sum of bytes as big-endian words, an odd last byte padded with zero.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(in crate::forward) fn of(bytes: &[u8]) -> Self {
         let words = bytes
             .chunks(2)
             .map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)));
@@ -16,25 +16,25 @@ impl Sum {
     }
 
     /// The sum of one number.
-    pub(super) fn of_number(number: u32) -> Self {
+    pub(in crate::forward) fn of_number(number: u32) -> Self {
         Self(fold(u64::from(number)))
     }
 
-    pub(super) fn plus(self, other: Self) -> Self {
+    pub(in crate::forward) fn plus(self, other: Self) -> Self {
         Self(fold(u64::from(self.0) + u64::from(other.0)))
     }
 
-    pub(super) fn minus(self, other: Self) -> Self {
+    pub(in crate::forward) fn minus(self, other: Self) -> Self {
         self.plus(Self(!other.0))
     }
 
     /// The checksum over data of this sum.
-    pub(super) fn checksum(self) -> u16 {
+    pub(in crate::forward) fn checksum(self) -> u16 {
         !self.0
     }
 
     /// What `checksum` becomes when the sum of the data it covers changes by this.
-    pub(super) fn apply(self, checksum: u16) -> u16 {
+    pub(in crate::forward) fn apply(self, checksum: u16) -> u16 {
         Self(!checksum).plus(self).checksum()
     }
 }

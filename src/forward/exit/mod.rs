@@ -12,7 +12,7 @@
 //! Each circuit has one IPv4 and one IPv6 address of the pool while it lives. The kernel's NAT
 //! turns that into the exit's own address, so two circuits can use the same ports.
 
-mod checksum;
+pub(super) mod checksum;
 mod icmp;
 mod limits;
 mod policy;

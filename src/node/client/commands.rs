@@ -154,6 +154,8 @@ impl Client {
             state,
             hops: hops.collect(),
             age_s: row.ready().map_or(0, |ready| now.saturating_duration_since(ready).as_secs()),
+            hops_built: row.hops_built(),
+            build_ms: row.took().map(|took| took.as_secs_f64() * 1e3),
             flows: self.flows.flows_of(now, key),
             bytes_up,
             bytes_down,

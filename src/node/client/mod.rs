@@ -23,7 +23,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use self::traces::Trace;
 pub(crate) use self::{
-    commands::ClientCommand,
+    commands::{ClientCommand, ClientSnapshot},
     share::{ShareCommand, ShareData, ShareNotice},
 };
 use super::{NodeError, link::Link, reactor::Reactor};
