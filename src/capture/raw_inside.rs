@@ -11,8 +11,7 @@
 #![expect(unsafe_code, reason = "the packet socket's offload header has no safe wrapper here")]
 
 use std::{
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io::{self, IoSlice, Read},
     net::IpAddr,
     os::fd::{AsRawFd, IntoRawFd},
     time::{Duration, Instant},
@@ -61,7 +60,7 @@ pub struct RawInside {
     port: Socket,
     tun: SyncDevice,
     neighbours: Neighbours,
-    frame: Box<[MaybeUninit<u8>]>,
+    frame: Box<[u8]>,
     packet: Box<[u8]>,
     poll: Poll,
     carried: Carried,
@@ -114,7 +113,7 @@ impl RawInside {
             port,
             tun: device,
             neighbours: Neighbours::new(hardware, networks),
-            frame: vec![MaybeUninit::uninit(); FRAME_LEN].into_boxed_slice(),
+            frame: vec![0; FRAME_LEN].into_boxed_slice(),
             packet: vec![0; FRAME_LEN].into_boxed_slice(),
             poll,
             carried: Carried::default(),
@@ -166,15 +165,15 @@ impl RawInside {
     /// Frames of the cable. Says whether there may be more.
     fn inwards(&mut self) -> io::Result<bool> {
         for _ in 0..READS_PER_TURN {
-            let len = match self.port.recv(&mut self.frame) {
+            let len = match (&self.port).read(&mut self.frame) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            // SAFETY: the kernel has written the first `len` bytes.
-            let bytes = unsafe { self.frame[..len].assume_init_ref() };
-            let Some((header, frame)) = offload::Header::parse(bytes) else { continue };
+            let Some((header, frame)) = offload::Header::parse(&self.frame[..len]) else {
+                continue;
+            };
             match self.neighbours.handle_frame(frame) {
                 FrameVerdict::Packet => {
                     let header = header.moved_back(ETHERNET as u16).emit();

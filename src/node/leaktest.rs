@@ -2,10 +2,10 @@
 //!
 //! In: the interfaces of the inside. Out: what left in clear. Called by: cli (leaktest, doctor).
 
-use std::{thread, time::Duration};
+use std::{io, thread, time::Duration};
 
 use crate::{
-    capture::{CaptureError, nft, route},
+    capture::{CaptureError, nft, process, route},
     client::{
         leaktest::{self, CONTROL, CONTROL_KIND, PROBES, TABLE},
         probe::NOWHERE,
@@ -38,15 +38,13 @@ pub fn run(inside: &[String], tun: &str) -> Result<LeakReport, CaptureError> {
         for kind in PROBES {
             for device in [None].into_iter().chain(interfaces.iter().map(|name| Some(&**name))) {
                 tried += 1;
-                match kind.fire(to, device) {
-                    // That a packet is refused is what is wanted; without the right to try it
-                    // nothing is shown. A missing route says EPERM to nobody.
-                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                        if !is_root() {
-                            return Err(privilege(error));
-                        }
-                    }
-                    _ => {}
+                // That a packet is refused is what is wanted; without the right to try it nothing
+                // is shown. Root has that right, and is refused by the lockdown only.
+                if let Err(error) = kind.fire(to, device)
+                    && error.kind() == io::ErrorKind::PermissionDenied
+                    && process::effective_user() != 0
+                {
+                    return Err(privilege(error));
                 }
             }
         }
@@ -57,7 +55,7 @@ pub fn run(inside: &[String], tun: &str) -> Result<LeakReport, CaptureError> {
     if !counts {
         return Err(CaptureError::Io {
             what: "counting packets to this machine itself, as a control".to_owned(),
-            source: std::io::Error::other(
+            source: io::Error::other(
                 "the kernel did not count them, so it would count no leak; it needs the netfilter \
                  egress hook (CONFIG_NETFILTER_EGRESS, Linux 5.16)",
             ),
@@ -67,12 +65,8 @@ pub fn run(inside: &[String], tun: &str) -> Result<LeakReport, CaptureError> {
     Ok(LeakReport { interfaces, tried, leaked, probes })
 }
 
-fn privilege(source: std::io::Error) -> CaptureError {
+fn privilege(source: io::Error) -> CaptureError {
     CaptureError::step("send packets of every kind", "CAP_NET_RAW", source)
-}
-
-fn is_root() -> bool {
-    crate::capture::process::effective_user() == 0
 }
 
 /// Counters that go with the test.
