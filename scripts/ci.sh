@@ -61,7 +61,7 @@ doc) RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-
 shell)
     scripts/need shellcheck:shellcheck
     shellcheck -x scripts/need scripts/rust scripts/run scripts/test scripts/units scripts/ci.sh .ci/run \
-        scripts/arm-cost scripts/cross scripts/flash scripts/package scripts/pi-rig scripts/test-cross scripts/test-package \
+        scripts/arm-cost scripts/cross scripts/flash scripts/package scripts/bench-peers scripts/pi-rig scripts/test-cross scripts/test-package \
         deploy/image/firstboot deploy/image/welcome deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm
     ;;
 layers) cargo test --locked --test layers --test headers ;;

@@ -9,6 +9,7 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, RawFd},
+    time::{Duration, SystemTime},
 };
 
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
@@ -18,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{CaptureError, Result};
 
 /// Buffers of one read.
-pub const MESSAGES: usize = 32;
+pub const MESSAGES: usize = 16;
 /// What one buffer holds: the largest train of datagrams that the kernel joins.
 const MESSAGE_LEN: usize = 65_536;
 /// The largest UDP payload of one call.
@@ -110,6 +111,8 @@ impl UdpSocket {
             std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
         batch.filled =
             self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut batch.metas)?;
+        batch.read_at =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(batch.filled)
     }
 
@@ -120,6 +123,20 @@ impl UdpSocket {
     /// [`SendError`] says how much went out before; on anything but `WouldBlock` the datagrams
     /// of the failed call are lost, and the caller may go on after them.
     pub fn send(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> Result<(), SendError> {
+        self.send_with(to, bytes, segment, 0)
+    }
+
+    /// As [`Self::send`], with the two ECN bits of the IP header.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_with(
+        &self,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+        ecn: u8,
+    ) -> Result<(), SendError> {
         let destination = self.address_for_socket(to);
         let mut sent = 0;
         while sent < bytes.len() {
@@ -127,7 +144,7 @@ impl UdpSocket {
             let piece = &bytes[sent..bytes.len().min(sent + most)];
             let transmit = Transmit {
                 destination,
-                ecn: None,
+                ecn: EcnCodepoint::from_bits(ecn),
                 contents: piece,
                 segment_size: (piece.len() > segment).then_some(segment),
                 src_ip: None,
@@ -152,7 +169,8 @@ impl UdpSocket {
     }
 }
 
-fn grow_buffers(socket: &Socket) {
+/// Asks the kernel for large buffers, past its usual limit where this process may.
+pub fn grow_buffers(socket: &Socket) {
     for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
         let len = BUFFER_LEN as libc::c_int;
         // SAFETY: the descriptor is open for the call, and the option's value is one c_int that
@@ -213,6 +231,8 @@ pub struct RecvBatch {
     bytes: Box<[u8]>,
     metas: [RecvMeta; MESSAGES],
     filled: usize,
+    /// When, since the epoch: what the kernel's stamps count from.
+    read_at: Duration,
 }
 
 impl Default for RecvBatch {
@@ -228,17 +248,20 @@ impl RecvBatch {
             bytes: vec![0; MESSAGES * MESSAGE_LEN].into_boxed_slice(),
             metas: [RecvMeta::default(); MESSAGES],
             filled: 0,
+            read_at: Duration::ZERO,
         }
     }
 
     /// What the last read brought.
     pub fn messages_mut(&mut self) -> impl Iterator<Item = Message<'_>> {
+        let read_at = self.read_at;
         self.bytes.chunks_exact_mut(MESSAGE_LEN).zip(&self.metas[..self.filled]).map(
-            |(bytes, meta)| Message {
+            move |(bytes, meta)| Message {
                 from: unmap(meta.addr),
                 to: meta.dst_ip.map(|ip| ip.to_canonical()),
                 stride: meta.stride,
                 ecn: meta.ecn.map_or(0, |ecn: EcnCodepoint| ecn as u8),
+                waited: waited(meta.timestamp, read_at),
                 bytes: &mut bytes[..meta.len],
             },
         )
@@ -256,6 +279,8 @@ pub struct Message<'a> {
     pub stride: usize,
     /// The ECN bits of the IP header.
     pub ecn: u8,
+    /// How long they lay in the socket; zero where the kernel does not say.
+    pub waited: Duration,
     /// The datagrams, back to back.
     pub bytes: &'a mut [u8],
 }
@@ -265,6 +290,14 @@ impl Message<'_> {
     pub fn datagrams(&mut self) -> impl ExactSizeIterator<Item = &mut [u8]> {
         self.bytes.chunks_mut(self.stride.max(1))
     }
+}
+
+/// A clock that was set meanwhile would show absurd waits: those count as none.
+fn waited(stamp: Option<Duration>, read_at: Duration) -> Duration {
+    stamp
+        .and_then(|stamp| read_at.checked_sub(stamp))
+        .filter(|waited| *waited < Duration::from_secs(1))
+        .unwrap_or_default()
 }
 
 fn unmap(addr: SocketAddr) -> SocketAddr {

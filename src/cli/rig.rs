@@ -14,6 +14,7 @@ use anyhow::Context;
 use super::{
     ExitCode, Failure,
     output::{self, OutputFlags, say},
+    rig_peers::PeersArgs,
     rig_text,
 };
 use crate::rig::{
@@ -43,6 +44,8 @@ enum Action {
     Run(RunArgs),
     /// Measure cepa beside bare kernel forwarding over the same hosts
     Bench(BenchArgs),
+    /// Measure cepa beside what one would pick instead, over the same hosts (see: scripts/bench-peers)
+    Peers(PeersArgs),
     /// Bring the network up, to play with
     Up(UpArgs),
     /// Open a shell on a host of the network that is up
@@ -166,6 +169,7 @@ impl Args {
         match self.action {
             Action::Run(run) => run.run(),
             Action::Bench(bench) => bench.run(),
+            Action::Peers(peers) => peers.run(),
             Action::Up(up) => up.up(),
             Action::Hold(up) => session::hold(&up.options()?, up.bare, say_ready),
             Action::Shell { run, host, program } => {

@@ -5,7 +5,10 @@
 
 pub mod bridge;
 mod client;
+mod codel;
+pub mod ecn;
 pub mod exit;
+mod fair_queue;
 pub mod flow;
 pub mod ip;
 pub mod neighbours;
@@ -18,6 +21,8 @@ mod sample;
 pub mod stream;
 
 pub use client::{ClientTable, ClientVerdict};
+pub use codel::SharedQueue;
+pub use fair_queue::FairQueue;
 pub use outbox::Outbox;
 pub use relay::{RelayTable, Verdict};
 pub use replay::ReplayWindow;

@@ -10,25 +10,30 @@ use crate::model::CELL_LEN;
 /// Cells in one buffer, in order, with runs of equal destination. The buffer is reused.
 #[derive(Default)]
 pub struct Outbox {
+    /// As long as it ever was; the cells are the first `len`.
     bytes: Vec<u8>,
+    len: usize,
     runs: Vec<(SocketAddr, usize)>,
 }
 
 impl Outbox {
     /// How many cells wait.
     pub fn len(&self) -> usize {
-        self.bytes.len() / CELL_LEN
+        self.len
     }
 
     /// Whether no cell waits.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
-    /// Appends a zero cell for `to` and returns its index.
+    /// Appends a cell for `to` and returns its index. What it holds is for the caller to write.
     pub fn push(&mut self, to: SocketAddr) -> usize {
         let index = self.len();
-        self.bytes.resize(self.bytes.len() + CELL_LEN, 0);
+        self.len += 1;
+        if self.bytes.len() < self.len * CELL_LEN {
+            self.bytes.resize(self.len * CELL_LEN, 0);
+        }
         match self.runs.last_mut() {
             Some((last, count)) if *last == to => *count += 1,
             _ => self.runs.push((to, 1)),
@@ -61,7 +66,7 @@ impl Outbox {
 
     /// Forgets the cells and keeps the buffer.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.len = 0;
         self.runs.clear();
     }
 }

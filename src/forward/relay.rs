@@ -34,6 +34,8 @@ const SEQ_MARGIN: u32 = 0x1_0000;
 pub enum Verdict {
     /// Send the cell, which was changed in place.
     Relay {
+        /// The circuit it is on.
+        circuit: CircuitKey,
         /// The neighbour on the other side.
         to: SocketAddr,
     },
@@ -334,7 +336,7 @@ impl Row {
         }
         let out = self.out.as_ref().ok_or(DropReason::NotRecognised)?;
         set_cid(cell, out.cid);
-        Ok(Verdict::Relay { to: out.addr })
+        Ok(Verdict::Relay { circuit: key, to: out.addr })
     }
 
     fn handle_backward(
@@ -368,7 +370,7 @@ impl Row {
         self.backward.add(own, cell);
         set_cid(cell, self.in_cid);
         self.in_tag.tag(cell);
-        Ok(Verdict::Relay { to: self.in_addr })
+        Ok(Verdict::Relay { circuit: key, to: self.in_addr })
     }
 
     fn take_seq(&mut self) -> Result<u32, DropReason> {

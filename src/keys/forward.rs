@@ -7,16 +7,12 @@
 //! honest hop. A hop shifts the slots left and fills the end from its own keystream; the client
 //! knows all fillers before it seals.
 
-use aes::{
-    Aes128Enc,
-    cipher::{BlockCipherEncrypt, KeyInit},
-};
 use rand::Rng;
 
 use super::{
     HopKeys,
     aead::{BadTag, CounterAead, counter_nonce},
-    stream::chacha_block,
+    stream::{AesCtr, chacha_block},
 };
 use crate::model::{BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN};
 
@@ -28,7 +24,7 @@ const LATER_LEN: usize = SLOT_LEN * (SLOTS - 1);
 /// A node's forward layer.
 pub struct ForwardLayer {
     aead: CounterAead,
-    fill: Aes128Enc,
+    fill: AesCtr,
 }
 
 impl ForwardLayer {
@@ -36,7 +32,7 @@ impl ForwardLayer {
     pub fn new(keys: &HopKeys) -> Self {
         Self {
             aead: CounterAead::new(keys.suite, &keys.fwd_aead, keys.fwd_salt),
-            fill: Aes128Enc::new(&keys.fwd_fill.into()),
+            fill: AesCtr::new(&keys.fwd_fill),
         }
     }
 
@@ -55,14 +51,10 @@ impl ForwardLayer {
     }
 
     fn filler(&self, seq: u32) -> [u8; SLOT_LEN] {
-        let mut blocks = [[0u8; 16]; 2];
-        for (number, block) in blocks.iter_mut().enumerate() {
-            block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
-            block[15] = number as u8;
-            self.fill.encrypt_block(block.into());
-        }
+        let mut block = [0u8; 16];
+        block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
         let mut filler = [0u8; SLOT_LEN];
-        filler.copy_from_slice(&blocks.as_flattened()[..SLOT_LEN]);
+        self.fill.apply(block, &mut filler);
         filler
     }
 }
@@ -75,7 +67,7 @@ pub struct ForwardWrap {
 }
 
 enum Keystream {
-    Aes(Box<Aes128Enc>),
+    Aes(AesCtr),
     ChaCha(Box<zeroize::Zeroizing<[u8; 32]>>),
 }
 
@@ -83,11 +75,7 @@ impl ForwardWrap {
     /// Expands the forward keys of a hop for its client.
     pub fn new(keys: &HopKeys) -> Self {
         let keystream = match keys.suite {
-            Suite::Aes128Gcm => {
-                let mut key = zeroize::Zeroizing::new([0u8; 16]);
-                key.copy_from_slice(&keys.fwd_aead[..16]);
-                Keystream::Aes(Box::new(Aes128Enc::new((&*key).into())))
-            }
+            Suite::Aes128Gcm => Keystream::Aes(AesCtr::new(&keys.fwd_aead[..16])),
             Suite::ChaCha20Poly1305 => {
                 Keystream::ChaCha(Box::new(zeroize::Zeroizing::new(keys.fwd_aead)))
             }
@@ -98,23 +86,23 @@ impl ForwardWrap {
     /// The AEAD's keystream over the last `length` bytes of the later slots, xored into `bytes`.
     fn meet(&self, seq: u32, bytes: &mut [u8]) {
         let nonce = counter_nonce(&self.salt, seq);
-        let mut stream = [[0u8; 16]; 4];
-        match &self.keystream {
-            Keystream::Aes(key) => {
-                for (number, block) in stream.iter_mut().enumerate() {
-                    block[..12].copy_from_slice(&nonce);
-                    // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
-                    block[15] = 2 + number as u8;
-                    key.encrypt_block(block.into());
-                }
-            }
-            // RFC 8439: block 0 keys Poly1305, data starts at block 1.
-            Keystream::ChaCha(key) => {
-                stream.as_flattened_mut().copy_from_slice(&chacha_block(key, &nonce, 1));
-            }
+        if bytes.is_empty() {
+            return;
         }
         let start = LATER_LEN - bytes.len();
-        for (byte, key) in bytes.iter_mut().zip(&stream.as_flattened()[start..LATER_LEN]) {
+        let mut stream = [0u8; 64];
+        match &self.keystream {
+            Keystream::Aes(key) => {
+                let mut block = [0u8; 16];
+                block[..12].copy_from_slice(&nonce);
+                // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
+                block[15] = 2;
+                key.apply(block, &mut stream[..LATER_LEN]);
+            }
+            // RFC 8439: block 0 keys Poly1305, data starts at block 1.
+            Keystream::ChaCha(key) => stream = chacha_block(key, &nonce, 1),
+        }
+        for (byte, key) in bytes.iter_mut().zip(&stream[start..LATER_LEN]) {
             *byte ^= key;
         }
     }

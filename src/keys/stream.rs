@@ -17,7 +17,7 @@ use crate::model::Suite;
 
 /// An expanded stream key; the counter block is a 96-bit nonce and a 32-bit block number from 0.
 pub(super) enum StreamKey {
-    Aes(Box<EncryptingKey>),
+    Aes(AesCtr),
     ChaCha(Box<Zeroizing<[u8; 32]>>),
 }
 
@@ -26,9 +26,8 @@ impl StreamKey {
     pub(super) fn new(suite: Suite, key: &[u8; 32]) -> Self {
         match suite {
             Suite::Aes128Gcm => {
-                let key = UnboundCipherKey::new(&AES_128, &key[..16]).and_then(EncryptingKey::ctr);
-                let Ok(key) = key else { unreachable!("an AES-128 key has 16 bytes") };
-                Self::Aes(Box::new(key))
+                let (key, _) = key.split_at(16);
+                Self::Aes(AesCtr::new(key))
             }
             Suite::ChaCha20Poly1305 => Self::ChaCha(Box::new(Zeroizing::new(*key))),
         }
@@ -40,12 +39,29 @@ impl StreamKey {
             Self::Aes(key) => {
                 let mut block = [0u8; 16];
                 block[..12].copy_from_slice(nonce);
-                let context = EncryptionContext::Iv128(FixedLength::from(block));
-                let done = key.less_safe_encrypt(bytes, context);
-                assert!(done.is_ok(), "AES-CTR takes any length");
+                key.apply(block, bytes);
             }
             Self::ChaCha(key) => chacha(key, nonce).apply_keystream(bytes),
         }
+    }
+}
+
+/// An expanded AES-128 key in counter mode.
+pub(super) struct AesCtr(Box<EncryptingKey>);
+
+impl AesCtr {
+    /// Expands a key of 16 bytes.
+    pub(super) fn new(key: &[u8]) -> Self {
+        let key = UnboundCipherKey::new(&AES_128, key).and_then(EncryptingKey::ctr);
+        let Ok(key) = key else { unreachable!("an AES-128 key has 16 bytes") };
+        Self(Box::new(key))
+    }
+
+    /// Adds the keystream from this counter block on to `bytes`.
+    pub(super) fn apply(&self, block: [u8; 16], bytes: &mut [u8]) {
+        let context = EncryptionContext::Iv128(FixedLength::from(block));
+        let done = self.0.less_safe_encrypt(bytes, context);
+        assert!(done.is_ok(), "AES-CTR takes any length");
     }
 }
 

@@ -68,11 +68,13 @@ pub enum DropReason {
     NoBridge,
     /// A bridge over its share of a full link.
     BridgeShare,
+    /// A queue stayed long: one packet, so that its sender slows down.
+    Congestion,
 }
 
 impl DropReason {
     /// All reasons, in counter order.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::BadLength,
         Self::UnknownCircuit,
         Self::WrongSender,
@@ -104,6 +106,7 @@ impl DropReason {
         Self::DeviceError,
         Self::NoBridge,
         Self::BridgeShare,
+        Self::Congestion,
     ];
 
     /// The name used in status, JSON and metrics.
@@ -140,6 +143,7 @@ impl DropReason {
             Self::DeviceError => "device_error",
             Self::NoBridge => "no_bridge",
             Self::BridgeShare => "bridge_share",
+            Self::Congestion => "congestion",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::{
     capture::udp::UdpSocket,
-    forward::Outbox,
+    forward::{Outbox, ecn},
     model::{CELL_LEN, DropCounters, DropReason},
     telemetry::Traffic,
 };
@@ -26,8 +26,14 @@ impl Link {
     /// Sends cells that stand back to back. What the kernel does not take is dropped and counted:
     /// the packets inside belong to senders that adapt.
     pub(super) fn send(&mut self, to: SocketAddr, cells: &[u8]) {
+        self.send_marked(to, cells, false);
+    }
+
+    /// As [`Self::send`]; `marked` cells tell that they met congestion.
+    pub(super) fn send_marked(&mut self, to: SocketAddr, cells: &[u8], marked: bool) {
+        let ecn = if marked { ecn::MET } else { ecn::CAPABLE };
         let count = cells.len() / CELL_LEN;
-        let sent = match self.socket.send(to, cells, CELL_LEN) {
+        let sent = match self.socket.send_with(to, cells, CELL_LEN, ecn) {
             Ok(()) => count,
             Err(error) => {
                 let sent = error.sent / CELL_LEN;

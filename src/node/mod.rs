@@ -12,6 +12,7 @@ mod client_service;
 mod contact;
 mod data_thread;
 mod door;
+mod device_queue;
 mod error;
 mod exit_setup;
 pub mod gateway;

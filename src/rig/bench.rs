@@ -157,7 +157,14 @@ fn tcp(
     direction: Direction,
     options: &BenchOptions,
 ) -> Result<BulkAnswer> {
-    let tool = Tool::Bulk { to, direction, flows: options.flows, time: options.duration, bytes: 0 };
+    let tool = Tool::Bulk {
+        to,
+        direction,
+        flows: options.flows,
+        time: options.duration,
+        bytes: 0,
+        proxy: None,
+    };
     network.host("sender")?.ask(&tool, options.duration + Duration::from_secs(30))
 }
 
@@ -178,7 +185,8 @@ fn rest(
     let patience = options.duration + Duration::from_secs(30);
     let count = (options.duration.as_secs_f64() * 500.0) as u32;
     let every = Duration::from_millis(2);
-    let echo: EchoAnswer = sender.ask(&Tool::Echo { to, count, size: 64, every }, patience)?;
+    let echo: EchoAnswer =
+        sender.ask(&Tool::Echo { to, count, size: 64, every, proxy: None }, patience)?;
     let rate = options.udp_rate.unwrap_or((up * 1.5) as u64).max(1_000_000);
     let time = options.duration / 2;
     let udp: EchoAnswer =

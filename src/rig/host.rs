@@ -119,17 +119,44 @@ impl Host {
         let own = self.program.clone().map_or_else(own_program, Ok)?;
         let mut words: Vec<std::ffi::OsString> = before.iter().map(Into::into).collect();
         words.push(own.into());
+        words.extend(arguments.iter().map(Into::into));
+        self.program(name, &words[0], &words[1..])
+    }
+
+    /// Starts any program, whose output goes to `NAME.log` in the host's directory.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn program(
+        &self,
+        name: &str,
+        program: impl AsRef<std::ffi::OsStr>,
+        arguments: &[impl AsRef<std::ffi::OsStr>],
+    ) -> Result<Daemon> {
         let log = self.dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
         let child = self
-            .command(&words[0])?
-            .args(&words[1..])
+            .command(program)?
             .args(arguments)
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("starting {name} on {}", self.name()))?;
         Ok(Daemon { host: self.name(), name: name.to_owned(), child, log })
+    }
+
+    /// Runs a program inside and returns what it printed.
+    ///
+    /// # Errors
+    /// What it said, if it fails.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output =
+            self.command(program)?.args(arguments).output().with_context(|| program.to_owned())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} {} on {}: {}", arguments.join(" "), self.name(), said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs this program inside and returns how it ended, and what it said.

@@ -15,6 +15,7 @@ pub mod link;
 pub mod memory;
 pub mod network;
 pub mod options;
+pub mod peers;
 pub mod plaintext;
 pub mod plan;
 pub mod promise;

@@ -475,7 +475,7 @@ impl World {
         let node = &mut self.nodes[index];
         let cid = cid_of(cell);
         let result = match node.table.handle_cell(now, from, cell) {
-            Verdict::Relay { to } => {
+            Verdict::Relay { to, .. } => {
                 let addr = node.addr;
                 self.send(addr, to, cell);
                 Ok(())

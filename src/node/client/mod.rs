@@ -26,7 +26,7 @@ pub(crate) use self::{
     commands::{ClientCommand, ClientSnapshot},
     share::{ShareCommand, ShareData, ShareNotice},
 };
-use super::{NodeError, link::Link, reactor::Reactor};
+use super::{NodeError, device_queue::DeviceQueue, link::Link, reactor::Reactor};
 use crate::{
     capture::{
         PacketDevice,
@@ -34,12 +34,14 @@ use crate::{
     },
     circuit::{ClientCircuits, ClientTimers, Pool, PoolSettings},
     directory::Directory,
-    forward::{ClientTable, Outbox, flow::FlowMap},
+    forward::{ClientTable, Outbox, SharedQueue, flow::FlowMap},
     model::{BODY_LEN, CircuitKey, Hop, NodeId, PacketBatch, Suite},
 };
 
-/// Reads of one kind before the other kinds get their turn.
+/// Reads of the socket before the other kinds get their turn.
 const READS_PER_TURN: usize = 8;
+/// Cells of the device's packets before the socket gets its turn: three full calls.
+const CELLS_PER_TURN: usize = 138;
 /// The longest sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How often flows are looked at.
@@ -100,7 +102,9 @@ pub(crate) struct Client {
     share: Option<Box<ShareData>>,
     outbox: Outbox,
     body: Box<[u8; BODY_LEN]>,
-    from_device: PacketBatch,
+    from_device: DeviceQueue,
+    /// What waits in the socket.
+    inbox: SharedQueue,
     to_device: PacketBatch,
     rng: StdRng,
     next_flow_tick: Instant,
@@ -144,7 +148,8 @@ impl Client {
             share: None,
             outbox: Outbox::default(),
             body: Box::new([0; BODY_LEN]),
-            from_device: PacketBatch::default(),
+            from_device: DeviceQueue::default(),
+            inbox: SharedQueue::default(),
             to_device: PacketBatch::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_flow_tick: Instant::now(),
@@ -164,7 +169,11 @@ impl Client {
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
         let mut batch = RecvBatch::new();
         while !self.stopping {
-            let sleep = self.until_deadline(Instant::now());
+            let sleep = if self.from_device.is_empty() {
+                self.until_deadline(Instant::now())
+            } else {
+                Duration::ZERO
+            };
             self.reactor.wait(sleep).map_err(NodeError::Wait)?;
             self.turn(&mut batch);
         }

@@ -3,54 +3,45 @@
 //! In: the TUN's packets, the socket's cells. Out: cells to guards, packets to the TUN.
 //! Called by: the client's turn.
 
-use std::{io, net::SocketAddr, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use super::{Client, READS_PER_TURN};
+use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
     capture::udp::RecvBatch,
-    forward::ClientVerdict,
+    forward::{ClientVerdict, ecn, flow::PacketFlow},
     model::{BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason},
     wire::BodyHeader,
 };
 
 impl Client {
+    /// Every packet of the device into the cells of its flow's circuit, which are then sent.
     pub(super) fn read_device(&mut self, now: Instant) {
-        for _ in 0..READS_PER_TURN {
-            let Some(device) = &mut self.device else { return };
-            if !self.reactor.device_ready {
-                return;
-            }
-            self.from_device.clear();
-            match device.recv(&mut self.from_device) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.reactor.device_ready = false;
-                    return;
-                }
-                Err(error) => {
-                    log::warn!("the TUN cannot be read: {error}");
-                    self.reactor.device_ready = false;
-                    return;
-                }
-            }
-            self.send_packets(now);
-        }
-    }
-
-    /// Every packet of one read into the cells of its flow's circuit, which are then sent.
-    fn send_packets(&mut self, now: Instant) {
+        let Some(device) = &mut self.device else { return };
+        let (ready, drops) = (&mut self.reactor.device_ready, &mut self.link.drops);
+        self.from_device.fill(now, &mut **device, ready, drops, |packet| {
+            PacketFlow::parse(packet).map(|flow| (flow.flow, flow.datagram)).unwrap_or_default()
+        });
         let active = self.pool.active();
-        for packet in self.from_device.iter() {
-            let sent = check_source(packet)
-                .and_then(|()| self.flows.route(now, packet, || active))
-                .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
-            match sent {
-                Ok(()) => {
-                    self.link.traffic.packets_up += 1;
-                    self.link.traffic.bytes_up += packet.len() as u64;
+        while self.outbox.len() < CELLS_PER_TURN
+            && let Some(batch) = self.from_device.pop(now, &mut self.link.drops)
+        {
+            for packet in batch.iter() {
+                let sent = check_source(packet)
+                    .and_then(|()| self.flows.route(now, packet, || active))
+                    .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
+                match sent {
+                    Ok(()) => {
+                        self.link.traffic.packets_up += 1;
+                        self.link.traffic.bytes_up += packet.len() as u64;
+                    }
+                    Err(reason) => self.link.drops.count(reason),
                 }
-                Err(reason) => self.link.drops.count(reason),
             }
+            self.from_device.give_back(batch);
         }
         self.table.finish(&mut self.outbox, &mut self.rng);
         self.link.flush(&mut self.outbox);
@@ -65,9 +56,10 @@ impl Client {
                 Ok(_) => {
                     for mut message in batch.messages_mut() {
                         let from = message.from;
+                        let way = (message.waited, message.ecn == ecn::MET);
                         for datagram in message.datagrams() {
                             match datagram.try_into() {
-                                Ok(cell) => self.handle_cell(now, from, cell),
+                                Ok(cell) => self.handle_cell(now, from, way, cell),
                                 Err(_) => self.link.drops.count(DropReason::BadLength),
                             }
                         }
@@ -84,11 +76,19 @@ impl Client {
         }
     }
 
-    fn handle_cell(&mut self, now: Instant, from: SocketAddr, cell: &mut [u8; CELL_LEN]) {
+    /// Handles one cell, given how long it waited and whether it came marked.
+    fn handle_cell(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        (waited, marked): (Duration, bool),
+        cell: &mut [u8; CELL_LEN],
+    ) {
         self.link.traffic.cells_in += 1;
         let result = match self.table.handle_cell(now, from, cell, &mut self.body) {
             ClientVerdict::Body { circuit, hop, seq, header } => {
-                self.handle_body(now, circuit, hop, seq, header)
+                let marked = self.inbox.judge(now, waited, circuit) || marked;
+                self.handle_body(now, circuit, hop, (seq, marked), header)
             }
             ClientVerdict::Neighbour { circuit, message } => {
                 self.circuits.handle_neighbour(circuit, message);
@@ -107,7 +107,7 @@ impl Client {
         now: Instant,
         circuit: CircuitKey,
         hop: usize,
-        seq: u32,
+        (seq, marked): (u32, bool),
         header: BodyHeader,
     ) -> Result<(), DropReason> {
         if header.kind == BodyKind::Bridge {
@@ -124,6 +124,9 @@ impl Client {
             let drops = &mut self.link.drops;
             self.table.reassemble(circuit, seq, body, &mut self.to_device, drops);
             self.check_destinations(before);
+            if marked {
+                device_queue::tell(&mut self.to_device, before, &mut self.link.drops);
+            }
         } else if is_data {
             return Err(DropReason::NotAnExit);
         }

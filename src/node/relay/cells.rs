@@ -3,14 +3,18 @@
 //! In: one read's datagrams of one sender. Out: runs of cells to neighbours, bodies for this node.
 //! Called by: the node's turn.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 
 use super::Relay;
 use crate::{
+    capture::udp::Message,
     directory::check_probe,
-    forward::Verdict,
+    forward::{Verdict, ecn},
     model::{BodyKind, CELL_LEN, Cid, CircuitKey, DropReason},
     wire::{BodyHeader, Probe, body_mut, body_ref, cid_of},
 };
@@ -21,13 +25,9 @@ const PROBES_PER_SECOND: u32 = 10;
 impl Relay {
     /// Handles datagrams of one sender that lie back to back. Cells that go on to one neighbour
     /// are sent from where they lie, as long as they follow each other.
-    pub(super) fn handle_message(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        stride: usize,
-        bytes: &mut [u8],
-    ) {
+    pub(super) fn handle_message(&mut self, now: Instant, message: Message<'_>) {
+        let Message { from, stride, waited, bytes, .. } = message;
+        let came_marked = message.ecn == ecn::MET;
         if stride != CELL_LEN {
             let count = bytes.len().div_ceil(stride.max(1));
             (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
@@ -38,43 +38,49 @@ impl Relay {
             self.link.drops.count(DropReason::BadLength);
         }
         self.link.traffic.cells_in += cells as u64;
-        let mut run: Option<(SocketAddr, usize)> = None;
+        let mut run: Option<((SocketAddr, bool), usize)> = None;
         for index in 0..cells {
             let at = index * CELL_LEN;
             let Some(cell) = bytes[at..].first_chunk_mut() else { break };
-            let next = self.handle_cell(now, from, cell);
-            if let Some((to, start)) = run
-                && next != Some(to)
+            let next = self.handle_cell(now, from, (waited, came_marked), cell);
+            if let Some(((to, marked), start)) = run
+                && next != Some((to, marked))
             {
-                self.link.send(to, &bytes[start..at]);
+                self.link.send_marked(to, &bytes[start..at], marked);
                 run = None;
             }
-            if let (None, Some(to)) = (run, next) {
-                run = Some((to, at));
+            if let (None, Some(next)) = (run, next) {
+                run = Some((next, at));
             }
         }
-        if let Some((to, start)) = run {
-            self.link.send(to, &bytes[start..cells * CELL_LEN]);
+        if let Some(((to, marked), start)) = run {
+            self.link.send_marked(to, &bytes[start..cells * CELL_LEN], marked);
         }
     }
 
-    /// Handles one cell; returns where to send it, if it goes on.
+    /// Handles one cell, given how long it waited and whether it came marked; returns where to send
+    /// it, if it goes on, and whether marked.
     fn handle_cell(
         &mut self,
         now: Instant,
         from: SocketAddr,
+        (waited, marked): (Duration, bool),
         cell: &mut [u8; CELL_LEN],
-    ) -> Option<SocketAddr> {
+    ) -> Option<(SocketAddr, bool)> {
         let result = match self.table.handle_cell(now, from, cell) {
-            Verdict::Relay { to } => return Some(to),
+            Verdict::Relay { circuit, to } => {
+                return Some((to, self.inbox.judge(now, waited, circuit) || marked));
+            }
             Verdict::Local { circuit, header, .. } if header.kind == BodyKind::Bridge => {
+                let marked = self.inbox.judge(now, waited, circuit) || marked;
                 match self.bridge_forward(now, circuit, cell) {
-                    Ok(to) => return Some(to),
+                    Ok(to) => return Some((to, marked)),
                     Err(reason) => Err(reason),
                 }
             }
             Verdict::Local { circuit, seq, header } => {
-                self.handle_local(now, circuit, seq, header, cell)
+                let marked = self.inbox.judge(now, waited, circuit) || marked;
+                self.handle_local(now, circuit, (seq, marked), header, cell)
             }
             Verdict::Neighbour { circuit, direction, message } => {
                 self.circuits.handle_neighbour(circuit, direction, message);
@@ -103,7 +109,7 @@ impl Relay {
         &mut self,
         now: Instant,
         circuit: CircuitKey,
-        seq: u32,
+        (seq, marked): (u32, bool),
         header: BodyHeader,
         cell: &mut [u8; CELL_LEN],
     ) -> Result<(), DropReason> {
@@ -111,7 +117,7 @@ impl Relay {
             self.skip_at_exit(circuit, seq);
         }
         match header.kind {
-            BodyKind::Data => self.exit_data(now, circuit, seq, body_ref(cell)),
+            BodyKind::Data => self.exit_data(now, circuit, (seq, marked), body_ref(cell)),
             BodyKind::Control => {
                 if let Some(result) = self.share_control(now, circuit, body_ref(cell)) {
                     return result;

@@ -3,15 +3,31 @@
 //! In: data bodies, packets of the device. Out: packets to the device, cells to clients.
 //! Called by: the node's turn.
 
-use std::{io, os::fd::RawFd, time::Instant};
+use std::{os::fd::RawFd, time::Instant};
 
-use super::{READS_PER_TURN, Relay};
+use super::{
+    super::device_queue::{self, DeviceQueue},
+    CELLS_PER_TURN, Relay,
+};
 use crate::{
     capture::{PacketDevice, nat::ExitNat},
     forward::exit::ExitTable,
     model::{BODY_LEN, CircuitKey, DropReason, PacketBatch},
     telemetry::ExitStatus,
 };
+
+/// Where a packet goes, which names its circuit.
+fn destination_of(packet: &[u8]) -> [u8; 16] {
+    let mut destination = [0; 16];
+    let bytes = match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(16..20),
+        _ => packet.get(24..40),
+    };
+    if let Some(bytes) = bytes {
+        destination[..bytes.len()].copy_from_slice(bytes);
+    }
+    destination
+}
 
 /// An exit's device, its addresses and its rules.
 pub(crate) struct Exit {
@@ -24,8 +40,8 @@ pub(crate) struct Exit {
     out: PacketBatch,
     /// Refusals to the client whose packet was just handled.
     refusals: PacketBatch,
-    /// Packets from the device.
-    back: PacketBatch,
+    /// Packets from the device, by circuit.
+    back: DeviceQueue,
 }
 
 impl Exit {
@@ -45,12 +61,17 @@ impl Exit {
             policy,
             out: PacketBatch::default(),
             refusals: PacketBatch::default(),
-            back: PacketBatch::default(),
+            back: DeviceQueue::default(),
         }
     }
 
     pub(super) fn raw_fd(&self) -> RawFd {
         self.device.raw_fd()
+    }
+
+    /// Whether packets of the device wait for their turn.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.back.is_empty()
     }
 
     pub(super) fn status(&self) -> ExitStatus {
@@ -69,7 +90,7 @@ impl Relay {
         &mut self,
         now: Instant,
         circuit: CircuitKey,
-        seq: u32,
+        (seq, marked): (u32, bool),
         body: &[u8; BODY_LEN],
     ) -> Result<(), DropReason> {
         let exit = self.exit.as_mut().ok_or(DropReason::NotAnExit)?;
@@ -84,6 +105,9 @@ impl Relay {
             &mut exit.refusals,
             &mut self.link.drops,
         );
+        if marked {
+            device_queue::tell(&mut exit.out, before, &mut self.link.drops);
+        }
         self.link.traffic.packets_up += (exit.out.len() - before) as u64;
         let mut refused = Ok(());
         for packet in exit.refusals.iter() {
@@ -126,26 +150,20 @@ impl Relay {
     }
 
     /// Packets from outside, back into the cells of their circuits.
-    pub(super) fn read_device(&mut self) {
-        for _ in 0..READS_PER_TURN {
-            let Some(exit) = &mut self.exit else { return };
-            if !self.reactor.device_ready {
-                return;
-            }
-            exit.back.clear();
-            match exit.device.recv(&mut exit.back) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.reactor.device_ready = false;
-                    return;
-                }
-                Err(error) => {
-                    log::warn!("the exit's device cannot be read: {error}");
-                    self.reactor.device_ready = false;
-                    return;
-                }
-            }
-            for packet in exit.back.iter_mut() {
+    pub(super) fn read_device(&mut self, now: Instant) {
+        let Some(exit) = &mut self.exit else { return };
+        let Exit { device, back, .. } = exit;
+        back.fill(
+            now,
+            &mut **device,
+            &mut self.reactor.device_ready,
+            &mut self.link.drops,
+            destination_of,
+        );
+        while self.outbox.len() < CELLS_PER_TURN
+            && let Some(mut batch) = exit.back.pop(now, &mut self.link.drops)
+        {
+            for packet in batch.iter_mut() {
                 let sent = exit.table.inbound(packet).and_then(|circuit| {
                     self.link.traffic.packets_down += 1;
                     self.link.traffic.bytes_down += packet.len() as u64;
@@ -155,9 +173,10 @@ impl Relay {
                     self.link.drops.count(reason);
                 }
             }
-            self.table.finish(&mut self.outbox, &mut self.rng);
-            self.link.flush(&mut self.outbox);
+            exit.back.give_back(batch);
         }
+        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.link.flush(&mut self.outbox);
     }
 
     pub(super) fn detach_exit(&mut self, circuit: CircuitKey) {

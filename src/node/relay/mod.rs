@@ -39,7 +39,7 @@ use crate::{
     capture::udp::{RecvBatch, UdpSocket},
     circuit::{NodeCircuits, NodeLimits},
     directory::Directory,
-    forward::{Outbox, RelayTable, bridge::ExitBridges},
+    forward::{Outbox, RelayTable, SharedQueue, bridge::ExitBridges},
     keys::Identity,
     model::{DestroyReason, Suite},
     telemetry::{Drops, ExitStatus, Traffic},
@@ -47,6 +47,8 @@ use crate::{
 
 /// Reads of one kind before the other kinds get their turn.
 const READS_PER_TURN: usize = 8;
+/// Cells of the device's packets before the socket gets its turn: three full calls.
+const CELLS_PER_TURN: usize = 138;
 /// How often circuits are looked at for idleness.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -95,6 +97,8 @@ pub(crate) struct Relay {
     handshakes: Handshakes,
     circuits: NodeCircuits,
     table: RelayTable,
+    /// What waits in the socket.
+    inbox: SharedQueue,
     exit: Option<Exit>,
     bridges: ExitBridges,
     posts: Posts,
@@ -140,6 +144,7 @@ impl Relay {
             handshakes,
             circuits,
             table: RelayTable::default(),
+            inbox: SharedQueue::default(),
             exit,
             bridges: ExitBridges::new(identity_id, own_suite),
             posts,
@@ -160,10 +165,11 @@ impl Relay {
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
         let mut batch = RecvBatch::new();
         while !self.stopping {
-            let now = Instant::now();
-            self.reactor
-                .wait(self.next_deadline().saturating_duration_since(now))
-                .map_err(NodeError::Wait)?;
+            let sleep = match &self.exit {
+                Some(exit) if exit.has_waiting() => Duration::ZERO,
+                _ => self.next_deadline().saturating_duration_since(Instant::now()),
+            };
+            self.reactor.wait(sleep).map_err(NodeError::Wait)?;
             self.turn(&mut batch);
         }
         self.circuits.destroy_all(DestroyReason::ShuttingDown);
@@ -178,7 +184,7 @@ impl Relay {
     fn turn(&mut self, batch: &mut RecvBatch) {
         let now = Instant::now();
         self.read_socket(now, batch);
-        self.read_device();
+        self.read_device(now);
         while let Some((job, done)) = self.handshakes.poll() {
             let result = self.circuits.handle_handshake(now, &job, done, &mut self.rng);
             if let Err(reason) = result {
@@ -206,7 +212,7 @@ impl Relay {
             match self.link.socket.recv(batch) {
                 Ok(_) => {
                     for message in batch.messages_mut() {
-                        self.handle_message(now, message.from, message.stride, message.bytes);
+                        self.handle_message(now, message);
                     }
                     self.write_device();
                 }

@@ -7,7 +7,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{port, serve};
+use super::{port, serve, socks};
 use crate::rig::plaintext;
 
 /// The question for the count of datagrams.
@@ -69,7 +69,7 @@ pub(super) struct Counted {
 }
 
 pub(super) fn run(
-    to: IpAddr,
+    to: (IpAddr, Option<SocketAddr>),
     direction: Direction,
     flows: usize,
     time: Duration,
@@ -107,11 +107,13 @@ pub(super) fn run(
     Ok(answer)
 }
 
-fn one(to: IpAddr, mode: u8, deadline: Option<Instant>, bytes: u64) -> Result<(u64, bool)> {
-    let mut stream = TcpStream::connect_timeout(&(to, port::BULK).into(), Duration::from_secs(10))
-        .with_context(|| format!("connecting to {to}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+fn one(
+    (to, proxy): (IpAddr, Option<SocketAddr>),
+    mode: u8,
+    deadline: Option<Instant>,
+    bytes: u64,
+) -> Result<(u64, bool)> {
+    let mut stream = socks::connect((to, port::BULK).into(), proxy)?;
     let len = if deadline.is_some() { u64::MAX } else { bytes };
     let mut header = vec![mode];
     header.extend(len.to_be_bytes());

@@ -3,16 +3,17 @@
 //! In: a server, a size, a pace. Out: loss and round trips. Called by: rig::agent.
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
     bulk::{Counted, HOW_MANY},
-    percentile, port,
+    percentile, port, socks,
 };
 use crate::rig::plaintext;
 
@@ -29,6 +30,20 @@ pub struct EchoAnswer {
     pub p99_ms: Option<f64>,
     /// Bits of payload per second that arrived.
     pub rate: f64,
+}
+
+impl EchoAnswer {
+    fn of(sent: u64, size: usize, mut trips: Vec<f64>, took: Duration) -> Self {
+        let received = trips.len() as u64;
+        trips.sort_by(f64::total_cmp);
+        Self {
+            sent,
+            received,
+            median_ms: percentile(&trips, 0.5),
+            p99_ms: percentile(&trips, 0.99),
+            rate: received as f64 * size as f64 * 8.0 / took.as_secs_f64(),
+        }
+    }
 }
 
 fn connected(to: IpAddr, port: u16) -> Result<UdpSocket> {
@@ -77,15 +92,39 @@ pub(super) fn echo(to: IpAddr, count: u32, size: usize, every: Duration) -> Resu
             trips.push(at.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let received = trips.len() as u64;
-    trips.sort_by(f64::total_cmp);
-    Ok(EchoAnswer {
-        sent: u64::from(count),
-        received,
-        median_ms: percentile(&trips, 0.5),
-        p99_ms: percentile(&trips, 0.99),
-        rate: received as f64 * bytes.len() as f64 * 8.0 / started.elapsed().as_secs_f64(),
-    })
+    Ok(EchoAnswer::of(u64::from(count), bytes.len(), trips, started.elapsed()))
+}
+
+/// Bytes over TCP that come back, one write under way at a time.
+pub(super) fn echo_stream(
+    to: IpAddr,
+    count: u32,
+    size: usize,
+    every: Duration,
+    proxy: Option<SocketAddr>,
+) -> Result<EchoAnswer> {
+    let mut stream = socks::connect((to, port::ECHO).into(), proxy)?;
+    stream.set_nodelay(true)?;
+    let mut bytes = vec![0; size];
+    let mut answer = vec![0; size];
+    let mut trips = Vec::new();
+    let started = Instant::now();
+    // A slow way has fewer round trips in the same time, and not the same number in more time.
+    let most = every * count + Duration::from_secs(1);
+    for number in 0..u64::from(count) {
+        let at = Instant::now();
+        if at - started > most {
+            break;
+        }
+        plaintext::fill(&mut bytes, number);
+        stream.write_all(&bytes).context("sending")?;
+        stream.read_exact(&mut answer).context("waiting for the echo")?;
+        ensure!(answer == bytes, "the bytes that came back are not those that were sent");
+        trips.push(at.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(every.saturating_sub(at.elapsed()));
+    }
+    let sent = trips.len() as u64;
+    Ok(EchoAnswer::of(sent, size, trips, started.elapsed()))
 }
 
 /// Sends at a rate and asks the server what arrived.

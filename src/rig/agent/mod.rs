@@ -12,6 +12,7 @@ mod http;
 mod icmp;
 mod probe;
 mod serve;
+mod socks;
 
 use std::{
     io::Write,
@@ -79,8 +80,11 @@ pub enum Tool {
         time: Duration,
         /// Bytes of each connection, if `time` is zero.
         bytes: u64,
+        /// A SOCKS5 proxy to go through.
+        #[serde(default)]
+        proxy: Option<SocketAddr>,
     },
-    /// UDP datagrams that come back.
+    /// UDP datagrams that come back; through a proxy, the same bytes over TCP.
     Echo {
         /// The server.
         to: IpAddr,
@@ -90,6 +94,9 @@ pub enum Tool {
         size: usize,
         /// One every so often.
         every: Duration,
+        /// A SOCKS5 proxy to go through.
+        #[serde(default)]
+        proxy: Option<SocketAddr>,
     },
     /// UDP at a rate, counted at the other end.
     Flood {
@@ -162,10 +169,15 @@ pub fn run(tool: &str) -> Result<()> {
     match serde_json::from_str(tool)? {
         Tool::Serve { seen } => serve::serve(&seen, ready),
         Tool::HttpGet { to, bytes, patience } => answer(&http::get(to, bytes, patience)?),
-        Tool::Bulk { to, direction, flows, time, bytes } => {
-            answer(&bulk::run(to, direction, flows, time, bytes)?)
+        Tool::Bulk { to, direction, flows, time, bytes, proxy } => {
+            answer(&bulk::run((to, proxy), direction, flows, time, bytes)?)
         }
-        Tool::Echo { to, count, size, every } => answer(&echo::echo(to, count, size, every)?),
+        Tool::Echo { to, count, size, every, proxy: None } => {
+            answer(&echo::echo(to, count, size, every)?)
+        }
+        Tool::Echo { to, count, size, every, proxy } => {
+            answer(&echo::echo_stream(to, count, size, every, proxy)?)
+        }
         Tool::Flood { to, rate, time, size } => answer(&echo::flood(to, rate, time, size)?),
         Tool::Dns { to } => answer(&dns::ask(to)?),
         Tool::Ping { to, count, packet, every } => answer(&icmp::ping(to, count, packet, every)?),

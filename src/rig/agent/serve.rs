@@ -42,9 +42,11 @@ pub(super) fn serve(seen: &Path, ready: impl FnOnce() -> Result<()>) -> Result<(
     let file = File::create(seen).with_context(|| format!("writing {}", seen.display()))?;
     let seen = Arc::new(Mutex::new(Seen { file, known: BTreeSet::new() }));
     let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    for (port, handler) in
-        [(port::HTTP, http as fn(TcpStream) -> Result<()>), (port::BULK, bulk::serve)]
-    {
+    for (port, handler) in [
+        (port::HTTP, http as fn(TcpStream) -> Result<()>),
+        (port::BULK, bulk::serve),
+        (port::ECHO, echo_stream),
+    ] {
         let listener = TcpListener::bind((any, port))?;
         let seen = seen.clone();
         thread::spawn(move || {
@@ -62,7 +64,7 @@ pub(super) fn serve(seen: &Path, ready: impl FnOnce() -> Result<()>) -> Result<(
         (port::COUNT, count),
     ] {
         let socket = UdpSocket::bind((any, port))?;
-        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+        crate::capture::udp::grow_buffers(&socket2::SockRef::from(&socket));
         let seen = seen.clone();
         thread::spawn(move || handler(&socket, &seen));
     }
@@ -92,6 +94,18 @@ fn http(mut stream: TcpStream) -> Result<()> {
             plaintext::HTTP_SERVER
         )?;
         bulk::send_plaintext(&mut stream, len)?;
+    }
+}
+
+fn echo_stream(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut bytes = [0; 65_536];
+    loop {
+        let len = stream.read(&mut bytes)?;
+        if len == 0 {
+            return Ok(());
+        }
+        stream.write_all(&bytes[..len])?;
     }
 }
 

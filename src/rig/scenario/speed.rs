@@ -41,14 +41,15 @@ pub fn measure(network: &Network, to: IpAddr, flows: usize, time: Duration) -> R
     let sender = network.host("sender")?;
     let patience = time + Duration::from_secs(30);
     let every = Duration::from_millis(1);
-    let echo: EchoAnswer = sender.ask(&Tool::Echo { to, count: 500, size: 64, every }, patience)?;
+    let echo: EchoAnswer =
+        sender.ask(&Tool::Echo { to, count: 500, size: 64, every, proxy: None }, patience)?;
     let mut speed = PathSpeed {
         rtt_median_ms: echo.median_ms.unwrap_or(f64::INFINITY),
         rtt_p99_ms: echo.p99_ms.unwrap_or(f64::INFINITY),
         ..PathSpeed::default()
     };
     for direction in [Direction::Up, Direction::Down] {
-        let tool = Tool::Bulk { to, direction, flows, time, bytes: 0 };
+        let tool = Tool::Bulk { to, direction, flows, time, bytes: 0, proxy: None };
         let answer: BulkAnswer = sender.ask(&tool, patience)?;
         ensure!(answer.right, "the bytes that arrived are not those that were sent");
         match direction {

@@ -82,7 +82,8 @@ fn download(stage: &Stage<'_>, to: IpAddr) -> Result<Evidence> {
 }
 
 fn bulk(stage: &Stage<'_>, to: IpAddr, direction: Direction) -> Result<Evidence> {
-    let tool = Tool::Bulk { to, direction, flows: 2, time: Duration::ZERO, bytes: BYTES / 2 };
+    let tool =
+        Tool::Bulk { to, direction, flows: 2, time: Duration::ZERO, bytes: BYTES / 2, proxy: None };
     let answer: BulkAnswer = stage.sender(&tool)?;
     ensure!(answer.right, "the bytes that arrived are not those that were sent");
     Ok(Evidence::new(format!(
@@ -98,7 +99,8 @@ fn udp(stage: &Stage<'_>, to: IpAddr) -> Result<Evidence> {
     let mut words = Vec::new();
     for size in [64, 1200, 1500 - headers] {
         let every = Duration::from_millis(2);
-        let answer: EchoAnswer = stage.sender(&Tool::Echo { to, count: 100, size, every })?;
+        let answer: EchoAnswer =
+            stage.sender(&Tool::Echo { to, count: 100, size, every, proxy: None })?;
         let (sent, received) = (answer.sent, answer.received);
         ensure!(received == sent, "expected {sent} echoes of {size} bytes, got {received}");
         words.push(format!("{received}/{sent} of {size}"));
