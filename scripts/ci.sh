@@ -19,6 +19,7 @@
 #   fuzz-full    every parser over five million inputs
 #   byzantine-full  10000 DC-nets with a liar each: no honest party is ever blamed
 #   dcnet-soak   a DC-net of processes, a member joining or leaving every 2 s for 10 minutes
+#   bench        what a cell costs, beside the committed baseline, in time and instructions
 #   rig          scripts/run: every promise, with its pcaps
 #   package      both Debian packages: lintian, install, upgrade, remove, purge (needs root)
 #   pi-rig       five emulated Pis with the package, driven over ssh (needs root once)
@@ -42,7 +43,7 @@ case "$job" in
     ;;
 fmt | clippy | doc | shell | layers | units | cross | test | sim | fuzz-replay | netns) ;;
 sim-full | prop-full | noise-full | fuzz-full | byzantine-full | dcnet-soak | rig | deny) ;;
-package | pi-rig) ;;
+package | pi-rig | bench) ;;
 *)
     echo "expected a job, got $job" >&2
     usage >&2
@@ -77,6 +78,10 @@ byzantine-full)
     ;;
 dcnet-soak)
     CEPA_DCNET_SOAK_SECONDS=600 cargo test --locked --test dcnet_processes churn
+    ;;
+bench)
+    scripts/need valgrind:valgrind
+    cargo bench --locked --bench cells -- --instructions
     ;;
 rig) scripts/run ;;
 cross) scripts/test-cross ;;

@@ -23,6 +23,7 @@ mod nodes;
 mod output;
 mod ping;
 mod rig;
+mod rig_flood;
 mod rig_peers;
 mod rig_text;
 mod settings_flags;

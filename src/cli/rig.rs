@@ -14,6 +14,7 @@ use anyhow::Context;
 use super::{
     ExitCode, Failure,
     output::{self, OutputFlags, say},
+    rig_flood::FloodArgs,
     rig_peers::PeersArgs,
     rig_text,
 };
@@ -46,6 +47,8 @@ enum Action {
     Bench(BenchArgs),
     /// Measure cepa beside what one would pick instead, over the same hosts (see: scripts/bench-peers)
     Peers(PeersArgs),
+    /// Measure what CREATEs cost: building a circuit, and a flood of forged ones
+    Flood(FloodArgs),
     /// Bring the network up, to play with
     Up(UpArgs),
     /// Open a shell on a host of the network that is up
@@ -170,6 +173,7 @@ impl Args {
             Action::Run(run) => run.run(),
             Action::Bench(bench) => bench.run(),
             Action::Peers(peers) => peers.run(),
+            Action::Flood(flood) => flood.run(),
             Action::Up(up) => up.up(),
             Action::Hold(up) => session::hold(&up.options()?, up.bare, say_ready),
             Action::Shell { run, host, program } => {

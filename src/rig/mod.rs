@@ -8,6 +8,7 @@ pub mod bench;
 pub mod captures;
 pub mod clear;
 pub mod daemons;
+pub mod flood;
 pub mod frame;
 pub mod host;
 pub mod inspect;

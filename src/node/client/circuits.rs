@@ -123,7 +123,7 @@ impl Client {
         let number = self.number(key);
         log::info!(
             circuit = number, event = "ready";
-            "circuit {number} is ready, built in {} ms", took.as_millis()
+            "circuit {number} is ready, built in {:.1} ms", took.as_secs_f64() * 1e3
         );
         self.reason = None;
         self.pool.on_ready(now, key, &mut self.rng);

@@ -3,7 +3,11 @@
 //! In: a node, and cells captured on the way to it. Out: how many were sent.
 //! Called by: rig::agent.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
@@ -13,6 +17,7 @@ use crate::{
     capture::{pcap::PcapReader, udp::UdpSocket},
     model::{CELL_LEN, CID_LEN, SEQ_LEN},
     rig::frame::Frame,
+    wire::CREATE_VERSION,
 };
 
 /// What is sent.
@@ -30,7 +35,9 @@ pub enum Manner {
     Noise,
     /// Random bytes of a cell's length: circuits that do not exist.
     Unknown,
-    /// All of these in turn.
+    /// CREATEs with a random MAC, each under a circuit id of its own.
+    Forged,
+    /// All of these in turn but the forged ones.
     Mixed,
 }
 
@@ -43,16 +50,22 @@ pub struct HostileAnswer {
     pub cells: usize,
 }
 
+/// How many, and how fast.
+pub(super) struct Pace {
+    pub(super) count: u64,
+    pub(super) rate: Option<u32>,
+}
+
 pub(super) fn send(
     to: SocketAddr,
     capture: Option<&Path>,
-    count: u64,
+    pace: Pace,
     manner: Manner,
     seed: u64,
 ) -> Result<HostileAnswer> {
     let file = capture.map(std::fs::read).transpose()?.unwrap_or_default();
     let cells = cells_to(&file, to);
-    let needs_cells = !matches!(manner, Manner::Noise | Manner::Unknown);
+    let needs_cells = !matches!(manner, Manner::Noise | Manner::Unknown | Manner::Forged);
     ensure!(!needs_cells || !cells.is_empty(), "expected cells to {to} in the capture, got none");
     let any: SocketAddr =
         if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
@@ -60,7 +73,8 @@ pub(super) fn send(
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut sent = 0;
     let mut bytes = Vec::new();
-    for number in 0..count {
+    let started = Instant::now();
+    for number in 0..pace.count {
         let manner = match manner {
             Manner::Mixed => {
                 [Manner::Replayed, Manner::Flipped, Manner::Cut, Manner::Noise, Manner::Unknown]
@@ -73,16 +87,25 @@ pub(super) fn send(
             bytes.push(0);
         }
         sent += u64::from(socket.send(to, &bytes, bytes.len()).is_ok());
-        if number % 64 == 63 {
+        if number % 64 != 63 {
+            continue;
+        }
+        match pace.rate {
+            Some(rate) => {
+                let due = Duration::from_secs_f64((number + 1) as f64 / f64::from(rate.max(1)));
+                std::thread::sleep(due.saturating_sub(started.elapsed()));
+            }
             // As fast as a node can be made to look, not as fast as its socket overflows.
-            std::thread::sleep(std::time::Duration::from_micros(300));
+            None => std::thread::sleep(Duration::from_micros(300)),
         }
     }
     Ok(HostileAnswer { sent, cells: cells.len() })
 }
 
 fn make(manner: Manner, cells: &[&[u8]], rng: &mut SmallRng, bytes: &mut Vec<u8>) {
-    bytes.clear();
+    if manner != Manner::Forged {
+        bytes.clear();
+    }
     let cell = |rng: &mut SmallRng| cells.get(rng.random_range(0..cells.len().max(1))).copied();
     match manner {
         Manner::Replayed | Manner::Mixed => bytes.extend(cell(rng).unwrap_or_default()),
@@ -109,6 +132,12 @@ fn make(manner: Manner, cells: &[&[u8]], rng: &mut SmallRng, bytes: &mut Vec<u8>
         Manner::Unknown => {
             bytes.resize(CELL_LEN, 0);
             rng.fill_bytes(bytes);
+        }
+        Manner::Forged => {
+            // All but the id and the version may be as it was: nothing of it is true.
+            bytes.resize(CELL_LEN, 0x5a);
+            rng.fill_bytes(&mut bytes[..CID_LEN]);
+            bytes[CID_LEN..CID_LEN + 2].copy_from_slice(&CREATE_VERSION.to_be_bytes());
         }
     }
 }

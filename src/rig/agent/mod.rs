@@ -5,6 +5,7 @@
 //! Called by: `cepa rig agent`, which rig::host starts in a host.
 
 mod bulk;
+mod discard;
 mod dns;
 mod echo;
 mod hostile;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use bulk::{BulkAnswer, Direction};
 pub use dns::DnsAnswer;
 pub use echo::EchoAnswer;
+use hostile::Pace;
 pub use hostile::{HostileAnswer, Manner};
 pub use http::HttpAnswer;
 pub use icmp::{IcmpError, PingAnswer};
@@ -151,6 +153,14 @@ pub enum Tool {
         manner: Manner,
         /// For the random parts.
         seed: u64,
+        /// So many a second; otherwise as fast as a node can be made to look.
+        #[serde(default)]
+        rate: Option<u32>,
+    },
+    /// A socket that throws away what it gets, until killed; prints `ready`.
+    Discard {
+        /// Its port.
+        port: u16,
     },
     /// A cable with delay, until killed; prints `ready`.
     Cable {
@@ -183,9 +193,11 @@ pub fn run(tool: &str) -> Result<()> {
         Tool::Ping { to, count, packet, every } => answer(&icmp::ping(to, count, packet, every)?),
         Tool::Provoke { to, hops } => answer(&icmp::provoke(to, hops)?),
         Tool::Probe { to, device } => answer(&probe::probe(&to, device.as_deref())),
-        Tool::Hostile { to, capture, count, manner, seed } => {
-            answer(&hostile::send(to, capture.as_deref(), count, manner, seed)?)
+        Tool::Hostile { to, capture, count, manner, seed, rate } => {
+            let pace = Pace { count, rate };
+            answer(&hostile::send(to, capture.as_deref(), pace, manner, seed)?)
         }
+        Tool::Discard { port } => discard::discard(port, ready),
         Tool::Cable { ends, options } => link::be_a_cable(&ends, &options, ready),
     }
 }

@@ -71,7 +71,8 @@ fn send(
     manner: Manner,
 ) -> Result<HostileAnswer> {
     let to = SocketAddr::from((stage.network.host(guard)?.plan.v4(), PORT));
-    let tool = Tool::Hostile { to, capture: Some(capture.to_owned()), count, manner, seed: 7 };
+    let tool =
+        Tool::Hostile { to, capture: Some(capture.to_owned()), count, manner, seed: 7, rate: None };
     stage.network.host("stranger")?.ask(&tool, Duration::from_secs(600))
 }
 
