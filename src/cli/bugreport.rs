@@ -156,6 +156,7 @@ fn daemons(redactor: &mut Redactor) -> String {
                         }
                     }
                     Status::Node(node) => redactor.name(&node.name, "node"),
+                    Status::Tracker(tracker) => redactor.name(&tracker.name, "tracker"),
                     Status::Controller(_) => {}
                 }
                 text.push_str(&serde_json::to_string_pretty(&status).unwrap_or_default());

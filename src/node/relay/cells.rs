@@ -93,7 +93,7 @@ impl Relay {
             }
             Verdict::Unknown if cid_of(cell) == Cid::ZERO => self.handle_probe(from, cell),
             Verdict::Unknown => match self.bridge_cell(now, from, cell) {
-                Some(Ok(to)) => return to,
+                Some(Ok(to)) => return to.map(|to| (to, marked)),
                 Some(Err(reason)) => Err(reason),
                 None => self.circuits.handle_unknown(now, from, cell, &mut self.rng),
             },

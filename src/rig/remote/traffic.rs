@@ -64,7 +64,8 @@ fn ping(hosts: &Hosts, to: IpAddr) -> Result<Evidence> {
 }
 
 fn udp(hosts: &Hosts, to: IpAddr) -> Result<Evidence> {
-    let tool = Tool::Echo { to, count: 50, size: 1200, every: Duration::from_millis(20) };
+    let tool =
+        Tool::Echo { to, count: 50, size: 1200, every: Duration::from_millis(20), proxy: None };
     let EchoAnswer { sent, received, .. } = hosts.client().ask(hosts, &tool)?;
     ensure!(received == sent, "expected {sent} echoes, got {received}");
     Ok(Evidence::new(format!("{received} of {sent} datagrams of 1200 bytes came back unchanged")))
@@ -89,7 +90,8 @@ fn download(hosts: &Hosts, to: IpAddr) -> Result<Evidence> {
 }
 
 fn bulk(hosts: &Hosts, to: IpAddr, direction: Direction) -> Result<Evidence> {
-    let tool = Tool::Bulk { to, direction, flows: 2, time: Duration::ZERO, bytes: BYTES / 2 };
+    let tool =
+        Tool::Bulk { to, direction, flows: 2, time: Duration::ZERO, bytes: BYTES / 2, proxy: None };
     let answer: BulkAnswer = hosts.client().ask(hosts, &tool)?;
     ensure!(answer.right, "the bytes that arrived are not those that were sent");
     Ok(Evidence::new(format!("{} KiB in {:.2} s, every byte right", BYTES >> 10, answer.seconds))
