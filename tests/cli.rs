@@ -196,6 +196,7 @@ fn circuit() -> CircuitInfo {
         flows: 4,
         bytes_up: 1000,
         bytes_down: 2_000_000,
+        ..CircuitInfo::default()
     }
 }
 
