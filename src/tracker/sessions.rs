@@ -69,7 +69,6 @@ impl Row {
 
 impl TrackerState {
     /// Chooses uploaders of a file and asks them.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
     pub(super) fn handle_request(
         &mut self,
         now: Instant,
@@ -81,6 +80,11 @@ impl TrackerState {
         let ToTracker::Request { ask, file, key, sources, avoid, via, note } = request else {
             return;
         };
+        if via == Via::Code {
+            let reason =
+                "this tracker joins exits directly; tracking codes are not built".to_owned();
+            return self.tell(now, from, &ToPeer::Refused { ask: Some(ask), reason });
+        }
         let avoid: HashSet<Cid> = avoid
             .iter()
             .filter_map(|session| self.sessions.get(session))

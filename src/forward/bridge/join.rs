@@ -83,6 +83,7 @@ impl ExitBridges {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what an exit knows of the other, and its keys")]
     pub(super) fn handle_join(
         &mut self,
         now: Instant,

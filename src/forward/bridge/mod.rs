@@ -304,6 +304,7 @@ impl ExitBridges {
     ///
     /// # Errors
     /// Why it is refused.
+    #[expect(clippy::too_many_arguments, reason = "what an exit knows of the other, and its keys")]
     pub fn handle_order(
         &mut self,
         now: Instant,
