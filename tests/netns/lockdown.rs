@@ -328,3 +328,128 @@ fn no_change_opens_a_gap() {
     });
     assert_eq!(tally.clear_packets(), 0, "{:?}", tally.clear);
 }
+
+#[test]
+fn a_leak_test_finds_leaks_and_none_in_a_lockdown() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    let leaktest = || {
+        let output = network.cepa(&["leaktest", "--json"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
+        (output.status.code(), report)
+    };
+    let (code, report) = leaktest();
+    assert_eq!(code, Some(6), "{report}");
+    assert_eq!(report["interfaces"], json!(["wan0"]));
+    for probe in report["probes"].as_array().unwrap() {
+        assert!(probe["leaked"].as_u64().unwrap() >= 1, "{probe}");
+    }
+    network.lock();
+    let (code, report) = leaktest();
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!((&report["leaked"], report["tried"].as_u64()), (&json!(0), Some(36)));
+    let tables = network
+        .on_gateway(|| Command::new("nft").args(["list", "tables"]).output().unwrap().stdout);
+    assert!(!String::from_utf8_lossy(&tables).contains("leaktest"));
+}
+
+#[test]
+fn the_doctor_is_done_in_five_seconds_and_knows_what_to_do() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    let doctor = || {
+        let begun = Instant::now();
+        let output = network.cepa(&["doctor", "--json"]);
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(report["seconds"].as_f64().unwrap() < 5.0);
+        let find = |name: &str| {
+            let checks = report["checks"].as_array().unwrap();
+            checks.iter().find(|check| check["check"] == name).cloned().unwrap_or_default()
+        };
+        (output.status.code(), ["lockdown", "client", "settings", "forwarding"].map(find))
+    };
+    let (code, [lockdown, client, settings, _]) = doctor();
+    assert_eq!(code, Some(1));
+    assert_eq!((&lockdown["verdict"], &client["verdict"]), (&json!("fail"), &json!("fail")));
+    assert_eq!(lockdown["fix"], "sudo cepa lockdown on");
+    assert_eq!(settings["verdict"], "ok");
+    network.lock();
+    let (_, [lockdown, ..]) = doctor();
+    assert_eq!(lockdown["verdict"], "ok");
+    network.settings("hopps = 3\n");
+    let (_, [_, _, settings, _]) = doctor();
+    assert!(settings["found"].as_str().unwrap().contains("hops"), "{settings}");
+}
+
+/// The gateway's own table, with no client and no lockdown.
+#[test]
+fn devices_are_seen_counted_and_refused() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    let gateway = cepa::client::gateway::Gateway {
+        tun: "cepa0".to_owned(),
+        lan: vec!["lan0".to_owned()],
+        resolver: None,
+        denied: [].into(),
+    };
+    network.on_gateway(|| cepa::capture::nft::apply(&gateway.rules(), "rules").unwrap());
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.send_to(&[7; 100], "192.168.77.1:9999").unwrap();
+        socket.recv(&mut [0; 200]).is_ok()
+    };
+    let server = network.on_gateway(|| UdpSocket::bind("192.168.77.1:9999").unwrap());
+    std::thread::spawn(move || {
+        while let Ok((len, from)) = server.recv_from(&mut [0; 200]) {
+            let _ = server.send_to(&[8; 100][..len.min(100)], from);
+        }
+    });
+    let asked = || network.inside.run(ask).unwrap();
+    assert!(asked());
+    let devices = || {
+        let output = network.cepa(&["lan", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["devices"].take()
+    };
+    let found = devices();
+    let device = &found[0];
+    assert!(device["bytes_up"].as_u64().unwrap() >= 128, "{found}");
+    assert!(device["addresses"].as_array().unwrap().contains(&json!("192.168.77.2")), "{found}");
+    let mac = device["mac"].as_str().unwrap();
+    assert!(network.cepa(&["lan", "block", mac]).status.success());
+    assert!(!asked());
+    assert_eq!(devices()[0]["denied"], true);
+    assert!(network.cepa(&["lan", "allow", mac]).status.success());
+    assert!(asked());
+    // Without a TUN and without a lockdown the inside still has no way out in clear.
+    let tally = network.watch(|| {
+        let tool = json!({"tool": "probe", "to": WORLD});
+        network
+            .inside
+            .run(|| Command::new(PROGRAM).args(["rig", "agent", &tool.to_string()]).output())
+            .unwrap()
+            .unwrap();
+    });
+    assert_eq!(tally.clear_packets(), 0, "{:?}", tally.clear);
+}
+
+#[test]
+fn dnsmasq_takes_the_settings_that_are_made_for_it() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    let output = network.cepa(&["lan", "dnsmasq"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("dhcp-range=192.168.77.2,192.168.77.254,255.255.255.0,12h"), "{text}");
+    assert!(text.contains("dhcp-option=option6:dns-server,[fd78::1]"), "{text}");
+    let file = network.dir.path().join("dnsmasq.conf");
+    std::fs::write(&file, &text).unwrap();
+    match Command::new("dnsmasq").arg("--test").arg("-C").arg(&file).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && said.contains("OK"), "{said}\n{text}");
+        }
+        Err(error) => eprintln!("SKIPPED: dnsmasq --test ({error})"),
+    }
+}

@@ -8,6 +8,7 @@
 mod lockdown;
 mod nat;
 mod raw;
+mod raw_inside;
 mod route;
 mod tun;
 mod wire;
