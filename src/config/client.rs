@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{CableAddress, Cidr, Key, Period, Settings, Wrong, setting, settings};
 use crate::{
     directory::ControllerLink,
-    model::{MIN_HOPS, SLOTS, Suite},
+    model::{Carrier, MIN_HOPS, SLOTS, Suite},
 };
 
 settings! {
@@ -29,6 +29,8 @@ settings! {
         route: Vec<Cidr> = Vec::new(), "CIDR";
         /// New flows move to a new circuit after so long (give or take a fifth).
         rotate_every: Period = Period::from_mins(10), "DURATION";
+        /// How cells travel: udp, or http where UDP is blocked.
+        carrier: Carrier = Carrier::Udp, "udp|http";
         /// The suites a hop may use, in order of preference; empty: what each node prefers.
         suites: Vec<Suite> = Vec::new(), "SUITE";
         /// The local address of the UDP socket; unset: any.

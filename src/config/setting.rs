@@ -11,7 +11,7 @@ use std::{
 use super::{Admission, CableAddress, Cidr, Period, Secret};
 use crate::{
     directory::ControllerLink,
-    model::{ExitPolicy, Suite},
+    model::{Carrier, ExitPolicy, Suite},
 };
 
 /// How a value is written.
@@ -164,6 +164,7 @@ setting! {
     Secret: Text, "text in quotes";
     ControllerLink: Text, "a link in quotes, as `cepa controller link` prints it";
     ExitPolicy: Text, "rules such as \"accept:*:443,reject:*\"";
+    Carrier: Text, "\"udp\" or \"http\"";
     Suite: Text, "\"aes128gcm\" or \"chacha20poly1305\"";
     Vec<String>: List, "a list of texts, such as [\"a\", \"b\"]";
     Vec<Cidr>: List, "a list of \"ADDRESS/PREFIX\", such as [\"0.0.0.0/0\", \"::/0\"]";

@@ -2,6 +2,7 @@
 //!
 //! In: nothing. Out: small value types. Called by: every other folder.
 
+mod carrier;
 mod cid;
 mod circuit_key;
 mod drop_reason;
@@ -14,6 +15,7 @@ mod packet_batch;
 mod role;
 mod suite;
 
+pub use carrier::{Carrier, HttpPeer};
 pub use cid::Cid;
 pub use circuit_key::CircuitKey;
 pub use drop_reason::{DropCounters, DropReason};

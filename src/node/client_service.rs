@@ -19,7 +19,9 @@ use super::{
     client::{Client, ClientCommand, ClientSettings, PathWish},
     contact::{Contact, directory_status, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
-    gateway, lock, metrics, phases, raw_gateway,
+    gateway,
+    http_carrier::{self, OnCells, Polls, carry},
+    lock, metrics, phases, raw_gateway,
     relay_service::suites,
     routes::Routes,
 };
@@ -70,6 +72,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let _inside = raw_gateway::start(config)?;
     let _gateway = gateway::start(config, &dir)?;
     let routes = Routes::start(tun.name(), &config.route, link)?;
+    let (http, http_queue) = http_carrier::runs();
     let settings = ClientSettings {
         socket: bind(config.listen)?,
         device: Some(Box::new(tun)),
@@ -78,11 +81,13 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
             lab: config.lab,
             fixed: config.path.clone(),
             suite: config.suites.first().copied(),
+            carrier: config.carrier,
         },
         timers: ClientTimers::default(),
         pool: PoolSettings { rotate_every: config.rotate_every.into(), ..PoolSettings::default() },
         own_suite: suites(&config.suites)[0],
         guard,
+        http: Some(http),
         on_guard: Box::new(move |hop| keep_guard(&dir, hop)),
     };
     let data = DataThread::start(
@@ -92,6 +97,12 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
 
     let (newest, directories) = watch::channel(cache.newest().cloned());
     let mut tasks = JoinSet::new();
+    let cells_to = data.handle.clone();
+    let on_cells: OnCells = Arc::new(move |from, cells| {
+        // A data path that is too busy loses cells, as a full socket would.
+        let _ = cells_to.send(ClientCommand::Cells(from, cells));
+    });
+    tasks.spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
     tasks.spawn(follow_directory(client, contact.clone(), cache, newest));
     tasks.spawn(routes.follow(directories.clone()));
     let (allow, allowed) = watch::channel(None);

@@ -28,6 +28,7 @@ use tokio::{
     sync::Semaphore,
 };
 
+use super::http_carrier::POLL_HEADER;
 use crate::{
     directory::Problem,
     wire::share::{Envelope, MAX_ENVELOPE_LEN},
@@ -53,10 +54,11 @@ pub(crate) enum DoorAnswer {
 
 /// Whoever answers envelopes.
 pub(crate) trait Doorkeeper: Clone + Send + Sync + 'static {
-    /// Answers one envelope of a sender.
+    /// Answers one envelope of a sender, who `polls` for what comes back, or can be reached.
     fn answer(
         &self,
         from: SocketAddr,
+        polls: bool,
         envelope: Envelope,
     ) -> impl Future<Output = DoorAnswer> + Send;
 }
@@ -158,6 +160,7 @@ async fn serve_one(stream: TcpStream, from: SocketAddr, router: Router) {
 }
 
 async fn handle<K: Doorkeeper>(keeper: &K, from: SocketAddr, request: Request) -> DoorAnswer {
+    let polls = request.headers().contains_key(POLL_HEADER);
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -185,7 +188,7 @@ async fn handle<K: Doorkeeper>(keeper: &K, from: SocketAddr, request: Request) -
         }
     };
     match Envelope::parse(&body) {
-        Ok(envelope) => keeper.answer(from, envelope).await,
+        Ok(envelope) => keeper.answer(from, polls, envelope).await,
         Err(error) => {
             DoorAnswer::Refused(StatusCode::BAD_REQUEST, "bad-message", error.to_string())
         }

@@ -4,10 +4,11 @@
 
 use std::net::SocketAddr;
 
+use super::http_carrier::HttpRuns;
 use crate::{
     capture::udp::UdpSocket,
     forward::{Outbox, ecn},
-    model::{CELL_LEN, DropCounters, DropReason},
+    model::{CELL_LEN, DropCounters, DropReason, HttpPeer},
     telemetry::Traffic,
 };
 
@@ -16,11 +17,13 @@ pub(super) struct Link {
     pub(super) socket: UdpSocket,
     pub(super) traffic: Traffic,
     pub(super) drops: DropCounters,
+    /// Where cells for neighbours over HTTP go.
+    pub(super) http: Option<HttpRuns>,
 }
 
 impl Link {
     pub(super) fn new(socket: UdpSocket) -> Self {
-        Self { socket, traffic: Traffic::default(), drops: DropCounters::default() }
+        Self { socket, traffic: Traffic::default(), drops: DropCounters::default(), http: None }
     }
 
     /// Sends cells that stand back to back. What the kernel does not take is dropped and counted:
@@ -33,6 +36,9 @@ impl Link {
     pub(super) fn send_marked(&mut self, to: SocketAddr, cells: &[u8], marked: bool) {
         let ecn = if marked { ecn::MET } else { ecn::CAPABLE };
         let count = cells.len() / CELL_LEN;
+        if let Some(peer) = HttpPeer::of(&to) {
+            return self.send_http(peer, cells, count);
+        }
         let sent = match self.socket.send_with(to, cells, CELL_LEN, ecn) {
             Ok(()) => count,
             Err(error) => {
@@ -48,6 +54,16 @@ impl Link {
             }
         };
         self.traffic.cells_out += sent as u64;
+    }
+
+    /// Hands cells to the HTTP carrier; what finds no room is dropped and counted.
+    fn send_http(&mut self, peer: HttpPeer, cells: &[u8], count: usize) {
+        let http = self.http.as_ref();
+        if http.is_some_and(|http| http.try_send((peer, cells.to_vec())).is_ok()) {
+            self.traffic.cells_out += count as u64;
+        } else {
+            (0..count).for_each(|_| self.drops.count(DropReason::QueueFull));
+        }
     }
 
     /// Sends and empties an outbox.

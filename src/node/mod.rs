@@ -17,6 +17,7 @@ mod error;
 mod exit_setup;
 pub mod gateway;
 mod handshakes;
+mod http_carrier;
 pub mod leaktest;
 mod link;
 pub mod lock;

@@ -22,6 +22,7 @@ use super::{
     data_thread::{DataThread, Handle},
     door::{self, DoorAnswer, Doorkeeper},
     exit_setup,
+    http_carrier::{self, Polls, carry},
     poster::post_all,
     relay::{DoorMessage, DoorRefusal, Relay, RelayCommand, RelaySettings},
 };
@@ -34,7 +35,7 @@ use crate::{
         Directory, DirectoryCache, JoinToken, SignedDescriptor, WIRE_VERSION,
     },
     keys::{Identity, OnionKey, OnionKeys, StateDir},
-    model::{ExitPolicy, Role, Suite},
+    model::{ExitPolicy, HttpPeer, Role, Suite},
     telemetry::{
         NodeState, NodeStatus, Status,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
@@ -77,6 +78,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let policy = exit_setup::policy(config, &own);
     let listener = door::bind(config.listen).await.map_err(NodeError::Door)?;
     let (posts, post_queue) = mpsc::channel(MOST_POSTS);
+    let (http, http_queue) = http_carrier::runs();
+    let polls = Polls::default();
     let exit = if config.exit { Some(exit_setup::start(config, &dir, &policy)?) } else { None };
     let settings = RelaySettings {
         identity: Arc::clone(&identity),
@@ -86,6 +89,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         exit,
         own_suite: suites(&config.suites)[0],
         posts,
+        http,
     };
     let data =
         DataThread::start(|commands, reactor| Relay::new(settings, commands, reactor), Relay::run)?;
@@ -97,7 +101,9 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(post_all(post_queue, directories.clone(), None));
-    tasks.spawn(door::serve(listener, Doorman { data: data.handle.clone() }));
+    tasks.spawn(carry(http_queue, directories.clone(), polls.clone(), None));
+    let doorman = Doorman { data: data.handle.clone(), directories: directories.clone(), polls };
+    tasks.spawn(door::serve(listener, doorman));
     tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
     tasks.spawn(pass_directories(
         directories.clone(),
@@ -144,19 +150,53 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
 #[derive(Clone)]
 struct Doorman {
     data: Handle<RelayCommand>,
+    directories: watch::Receiver<Option<Arc<Directory>>>,
+    polls: Polls,
+}
+
+impl Doorman {
+    /// The stand-in of a sender of cells: itself if it polls, else the member at its address.
+    fn sender(&self, from: SocketAddr, polls: bool, envelope: &Envelope) -> Option<SocketAddr> {
+        let Envelope::Bytes { cid, .. } = envelope else { return None };
+        if polls {
+            return self.polls.admit(*cid).then(|| HttpPeer::poller(*cid).addr());
+        }
+        let directory = self.directories.borrow();
+        let ip = from.ip().to_canonical();
+        let mut members = directory.as_ref()?.nodes().iter();
+        let member = members.find(|member| member.is_relay() && member.addr().ip() == ip)?;
+        Some(HttpPeer::member(&member.id).addr())
+    }
 }
 
 impl Doorkeeper for Doorman {
-    async fn answer(&self, _from: SocketAddr, envelope: Envelope) -> DoorAnswer {
+    async fn answer(&self, from: SocketAddr, polls: bool, envelope: Envelope) -> DoorAnswer {
+        if let Envelope::Bytes { cid, payload } = &envelope
+            && polls
+            && payload.is_empty()
+        {
+            return match self.polls.poll(*cid).await {
+                Some(cells) => DoorAnswer::Ok(Envelope::emit_bytes(*cid, &cells)),
+                None => DoorAnswer::Refused(
+                    StatusCode::NOT_FOUND,
+                    "unknown-cid",
+                    "expected the CID of a circuit that has sent cells here, got an unknown one"
+                        .to_owned(),
+                ),
+            };
+        }
+        let from = self.sender(from, polls, &envelope);
         let (reply, answer) = oneshot::channel();
         let busy =
             |detail: String| DoorAnswer::Refused(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-        if let Err(refusal) = self.data.send(RelayCommand::Door(DoorMessage { envelope, reply })) {
+        if let Err(refusal) =
+            self.data.send(RelayCommand::Door(DoorMessage { from, envelope, reply }))
+        {
             return busy(refusal.message);
         }
         match answer.await {
             Ok(Ok(())) => DoorAnswer::Ok(Vec::new()),
-            Ok(Err(error @ DoorRefusal::UnknownCid)) => {
+            Ok(Err(error @ DoorRefusal::NoCells)) => {
                 DoorAnswer::Refused(StatusCode::NOT_FOUND, "unknown-cid", error.to_string())
             }
             Ok(Err(error @ DoorRefusal::Order(_))) => {

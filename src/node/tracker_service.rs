@@ -160,7 +160,7 @@ struct Desk {
 }
 
 impl Doorkeeper for Desk {
-    async fn answer(&self, _from: SocketAddr, envelope: Envelope) -> DoorAnswer {
+    async fn answer(&self, _from: SocketAddr, _polls: bool, envelope: Envelope) -> DoorAnswer {
         let Envelope::Bytes { cid, payload } = envelope else {
             let detail = "expected the CID of a leg, got \"control\": only exits take orders";
             return DoorAnswer::Refused(StatusCode::FORBIDDEN, "not-for-me", detail.to_owned());

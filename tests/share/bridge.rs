@@ -77,7 +77,7 @@ pub(crate) async fn receive(socket: &BridgeSocket) -> Vec<Vec<u8>> {
 }
 
 /// Sends every datagram back until the bridge falls.
-async fn echo(socket: Arc<BridgeSocket>) {
+pub(crate) async fn echo(socket: Arc<BridgeSocket>) {
     while !socket.is_closed() {
         let Ok(datagrams) = tokio::time::timeout(PATIENCE, receive(&socket)).await else { return };
         for datagram in datagrams {

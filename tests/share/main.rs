@@ -6,4 +6,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
 mod bridge;
+mod carrier;
+mod hostile;
 mod stage;

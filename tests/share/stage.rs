@@ -9,6 +9,7 @@ use std::{
 
 use cepa::{
     capture::netns::NetNs,
+    model::Carrier,
     node::{ShareEvent, ShareNet, ShareSettings},
 };
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ pub(crate) struct Stage {
     pub(crate) dir: PathBuf,
     pub(crate) link: String,
     tracker: Option<Child>,
+    pub(crate) carrier: Carrier,
 }
 
 impl Stage {
@@ -41,7 +43,7 @@ impl Stage {
         let text = String::from_utf8(output.stdout).unwrap();
         let id = text.split_whitespace().nth(2).unwrap().to_owned();
         let dir = text.lines().last().unwrap().split(": ").nth(1).unwrap().into();
-        let mut stage = Self { id, dir, link: String::new(), tracker: None };
+        let mut stage = Self { id, dir, link: String::new(), tracker: None, carrier: Carrier::Udp };
         stage.link = stage.controller(&["link"]);
         let token = stage.controller(&["token", "new", "--role", "tracker"]);
         stage.start_tracker(Some(&token));
@@ -91,7 +93,6 @@ impl Stage {
     }
 
     /// Ends the tracker with SIGKILL.
-    #[expect(dead_code, reason = "the restart test comes next")]
     pub(crate) fn kill_tracker(&mut self) {
         let mut tracker = self.tracker.take().unwrap();
         tracker.kill().unwrap();
@@ -125,6 +126,54 @@ impl Stage {
         std::fs::read_to_string(self.dir.join(host).join(format!("{name}.log"))).unwrap_or_default()
     }
 
+    /// What peers need of the stage, while it is changed.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle {
+            id: self.id.clone(),
+            dir: self.dir.clone(),
+            link: self.link.clone(),
+            carrier: self.carrier,
+        }
+    }
+
+    /// Runs `work` on a host with a peer that has started.
+    pub(crate) fn peer<F: Future<Output = T>, T: Send>(
+        &self,
+        host: &str,
+        name: &str,
+        path: &[&str],
+        work: impl FnOnce(ShareNet, mpsc::Receiver<ShareEvent>) -> F + Send,
+    ) -> T {
+        self.handle().peer(host, name, path, work)
+    }
+
+    /// Waits until the tracker answers posts.
+    pub(crate) fn wait_answering(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let posted = || {
+            self.on(TRACKER)
+                .args(["curl", "-s", "-o", "/dev/null", "-m", "2", "--data-binary", "{}"])
+                .arg(format!("http://{TRACKER_ADDR}/"))
+                .status()
+                .unwrap()
+                .success()
+        };
+        while !posted() {
+            assert!(Instant::now() < deadline, "{}", self.log(TRACKER, "tracker"));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// What peers need of a stage.
+pub(crate) struct Handle {
+    id: String,
+    dir: PathBuf,
+    link: String,
+    carrier: Carrier,
+}
+
+impl Handle {
     /// Runs `work` on a host with a peer that has started.
     pub(crate) fn peer<F: Future<Output = T>, T: Send>(
         &self,
@@ -142,6 +191,7 @@ impl Stage {
             lab: true,
             rotate_every: Duration::from_secs(600),
             tracker: None,
+            carrier: self.carrier,
             suites: Vec::new(),
         };
         let netns =

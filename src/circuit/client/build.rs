@@ -6,7 +6,7 @@
 use super::*;
 use crate::{
     circuit::HandshakeError,
-    model::CID_LEN,
+    model::{CID_LEN, HttpPeer},
     wire::{Answer, ControlFragment, ControlType, ExtendValue},
 };
 
@@ -262,7 +262,11 @@ impl ClientCircuits {
             return;
         }
         let value = ExtendValue {
-            to: row.path[building.hop].id.to_string(),
+            to: match HttpPeer::of(&row.path[0].addr) {
+                // A path that starts over HTTP stays on it.
+                Some(_) => format!("http://{}", row.path[building.hop].id),
+                None => row.path[building.hop].id.to_string(),
+            },
             relay: Box::new(*prefix.as_bytes()),
             pair: zeroize::Zeroizing::new(*building.handshake.pair()),
             link_suite: building.handshake.link_suite(),

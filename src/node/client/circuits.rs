@@ -11,7 +11,7 @@ use super::Client;
 use crate::{
     circuit::{ClientEvent, CloseReason},
     directory::{PathRules, choose_path},
-    model::{CELL_LEN, CircuitKey, DestroyReason, Hop, NodeId},
+    model::{CELL_LEN, Carrier, CircuitKey, DestroyReason, Hop, HttpPeer, NodeId},
     wire::PairMessage,
 };
 
@@ -75,7 +75,18 @@ impl Client {
             .or_else(|_| {
                 choose_path(&directory, &PathRules { exclude: &[], ..rules }, &mut self.rng)
             })
+            .map(|path| self.over_carrier(path))
             .map_err(|error| error.to_string())
+    }
+
+    /// The path with a guard that is reached by the carrier of the settings.
+    fn over_carrier(&self, mut path: Vec<Hop>) -> Vec<Hop> {
+        if self.wish.carrier == Carrier::Http
+            && let Some(guard) = path.first_mut()
+        {
+            guard.addr = HttpPeer::member(&guard.id).addr();
+        }
+        path
     }
 
     /// Carries out every event, then sends what they wrote.

@@ -3,6 +3,7 @@
 //! In: commands. Out: answers, snapshots. Called by: the client's turn.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, mpsc::TryRecvError},
     time::Instant,
 };
@@ -36,6 +37,8 @@ pub(crate) enum ClientCommand {
     Ping(PingArgs, Reply<PingAnswer>),
     /// Echoes to every hop of a circuit.
     Trace(TraceArgs, Reply<TraceAnswer>),
+    /// Cells that came over HTTP, back to back, from this stand-in.
+    Cells(SocketAddr, Vec<u8>),
     /// File sharing.
     Share(ShareCommand),
     /// Tell all guards and end.
@@ -92,6 +95,7 @@ impl Client {
             }
             ClientCommand::Ping(args, reply) => self.start_ping(now, &args, reply),
             ClientCommand::Trace(args, reply) => self.start_trace(now, &args, reply),
+            ClientCommand::Cells(from, mut cells) => self.handle_http_cells(now, from, &mut cells),
             ClientCommand::Share(command) => self.handle_share_command(command),
             ClientCommand::Stop => self.stopping = true,
         }

@@ -26,7 +26,9 @@ pub(crate) use self::{
     commands::{ClientCommand, ClientSnapshot},
     share::{ShareCommand, ShareData, ShareNotice},
 };
-use super::{NodeError, device_queue::DeviceQueue, link::Link, reactor::Reactor};
+use super::{
+    NodeError, device_queue::DeviceQueue, http_carrier::HttpRuns, link::Link, reactor::Reactor,
+};
 use crate::{
     capture::{
         PacketDevice,
@@ -35,7 +37,7 @@ use crate::{
     circuit::{ClientCircuits, ClientTimers, Pool, PoolSettings},
     directory::Directory,
     forward::{ClientTable, Outbox, SharedQueue, flow::FlowMap},
-    model::{BODY_LEN, CircuitKey, Hop, NodeId, PacketBatch, Suite},
+    model::{BODY_LEN, Carrier, CircuitKey, Hop, NodeId, PacketBatch, Suite},
 };
 
 /// Reads of the socket before the other kinds get their turn.
@@ -57,6 +59,8 @@ pub(crate) struct PathWish {
     /// Names or ids, chosen by a person.
     pub(crate) fixed: Vec<String>,
     pub(crate) suite: Option<Suite>,
+    /// How cells travel, on every link.
+    pub(crate) carrier: Carrier,
 }
 
 /// Keeps a chosen guard.
@@ -73,6 +77,8 @@ pub(crate) struct ClientSettings {
     pub(crate) own_suite: Suite,
     /// The pinned guard, if there is one.
     pub(crate) guard: Option<NodeId>,
+    /// Cells for a guard over HTTP.
+    pub(crate) http: Option<HttpRuns>,
     /// Told of the guard once one is chosen and has proved itself.
     pub(crate) on_guard: OnGuard,
 }
@@ -130,7 +136,7 @@ impl Client {
         Ok(Self {
             reactor,
             commands,
-            link: Link::new(socket),
+            link: Link { http: settings.http, ..Link::new(socket) },
             device,
             directory: None,
             wish: settings.wish,

@@ -76,6 +76,17 @@ impl Client {
         }
     }
 
+    /// Cells that came over HTTP.
+    pub(super) fn handle_http_cells(&mut self, now: Instant, from: SocketAddr, cells: &mut [u8]) {
+        for cell in cells.chunks_exact_mut(CELL_LEN) {
+            if let Ok(cell) = cell.try_into() {
+                self.handle_cell(now, from, (Duration::ZERO, false), cell);
+            }
+        }
+        self.write_device();
+        self.publish_bridges();
+    }
+
     /// Handles one cell, given how long it waited and whether it came marked.
     fn handle_cell(
         &mut self,

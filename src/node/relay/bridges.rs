@@ -5,17 +5,18 @@
 
 use std::{
     net::SocketAddr,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::Relay;
 use crate::{
+    capture::udp::Message,
     directory::Directory,
     forward::bridge::{BridgeEvent, BridgeHop, OrderError, OtherExit},
-    model::{BODY_LEN, CELL_LEN, CircuitKey, DropReason, NodeId, Role},
-    node::poster::PostJob,
+    model::{BODY_LEN, CELL_LEN, Cid, CircuitKey, DropReason, NodeId, Role},
+    node::{http_carrier::cells_of, poster::PostJob},
     wire::{
         ControlFragment, ControlType, body_mut,
         share::{Envelope, Order},
@@ -31,13 +32,18 @@ pub(crate) enum DoorRefusal {
     /// An order was not obeyed.
     #[error(transparent)]
     Order(#[from] OrderError),
-    /// No circuit and no leg has this id.
-    #[error("expected the CID of a circuit or leg of this node, got an unknown one")]
-    UnknownCid,
+    /// Neither a frame for a leg of this node nor cells.
+    #[error(
+        "expected a frame for a known CID, or 1 to 32 cells of 1392 bytes by a member or by somebody \
+         who polls"
+    )]
+    NoCells,
 }
 
 /// A message of the HTTP door, and where its answer goes.
 pub(crate) struct DoorMessage {
+    /// The stand-in of who sent it, if cells may come from there.
+    pub(crate) from: Option<SocketAddr>,
     pub(crate) envelope: Envelope,
     pub(crate) reply: oneshot::Sender<Result<(), DoorRefusal>>,
 }
@@ -111,12 +117,29 @@ impl Relay {
                 if self.bridges.handle_tracker_down(cid, &payload) {
                     Ok(())
                 } else {
-                    Err(DoorRefusal::UnknownCid)
+                    self.handle_http_cells(now, message.from, cid, &payload)
                 }
             }
         };
         // Whoever asked may have gone.
         let _ = message.reply.send(answer);
+    }
+
+    /// Cells that came over HTTP.
+    fn handle_http_cells(
+        &mut self,
+        now: Instant,
+        from: Option<SocketAddr>,
+        cid: Cid,
+        payload: &[u8],
+    ) -> Result<(), DoorRefusal> {
+        let from = from.ok_or(DoorRefusal::NoCells)?;
+        let mut cells = cells_of(cid, payload).ok_or(DoorRefusal::NoCells)?;
+        let bytes = cells.as_mut_slice();
+        let (stride, ecn, waited) = (CELL_LEN, 0, Duration::ZERO);
+        self.handle_message(now, Message { from, to: None, stride, ecn, waited, bytes });
+        self.write_device();
+        Ok(())
     }
 
     fn handle_order(&mut self, now: Instant, order: &Order) -> Result<(), OrderError> {

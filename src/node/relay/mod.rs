@@ -32,6 +32,7 @@ pub(crate) use self::{
 use super::{
     NodeError,
     handshakes::{Handshakes, OnionKeys},
+    http_carrier::HttpRuns,
     link::Link,
     reactor::Reactor,
 };
@@ -41,7 +42,7 @@ use crate::{
     directory::Directory,
     forward::{Outbox, RelayTable, SharedQueue, bridge::ExitBridges},
     keys::Identity,
-    model::{DestroyReason, Suite},
+    model::{Carrier, DestroyReason, HttpPeer, Suite},
     telemetry::{Drops, ExitStatus, Traffic},
 };
 
@@ -85,6 +86,8 @@ pub(crate) struct RelaySettings {
     /// The suite this machine is good at.
     pub(crate) own_suite: Suite,
     pub(crate) posts: Posts,
+    /// Cells for neighbours over HTTP.
+    pub(crate) http: HttpRuns,
 }
 
 /// The data path of a node.
@@ -122,8 +125,16 @@ impl Relay {
         commands: Receiver<RelayCommand>,
         mut reactor: Reactor,
     ) -> Result<Self, NodeError> {
-        let RelaySettings { identity, onion_keys, limits, mut socket, exit, own_suite, posts } =
-            settings;
+        let RelaySettings {
+            identity,
+            onion_keys,
+            limits,
+            mut socket,
+            exit,
+            own_suite,
+            posts,
+            http,
+        } = settings;
         reactor.add_socket(&mut socket).map_err(NodeError::Wait)?;
         match &exit {
             Some(exit) => reactor.add_device(exit.raw_fd()).map_err(NodeError::Wait)?,
@@ -138,7 +149,7 @@ impl Relay {
         Ok(Self {
             reactor,
             commands,
-            link: Link::new(socket),
+            link: Link { http: Some(http), ..Link::new(socket) },
             identity,
             onion_keys,
             handshakes,
@@ -257,13 +268,21 @@ impl Relay {
         }
     }
 
-    /// The address of a member that circuits may be extended to, by node id or `ip:port`.
+    /// The address of a member that circuits may be extended to, by node id or `ip:port`;
+    /// behind `http://` it is reached over HTTP.
     fn member(directory: Option<&Directory>, to: &str) -> Option<std::net::SocketAddr> {
         let directory = directory?;
+        let (to, carrier) = match to.strip_prefix("http://") {
+            Some(to) => (to, Carrier::Http),
+            None => (to, Carrier::Udp),
+        };
         let member = match to.parse() {
             Ok(id) => directory.get(&id),
             Err(_) => to.parse().ok().and_then(|addr| directory.by_addr(addr)),
         };
-        member.filter(|member| member.is_relay()).map(|member| member.addr())
+        member.filter(|member| member.is_relay()).map(|member| match carrier {
+            Carrier::Udp => member.addr(),
+            Carrier::Http => HttpPeer::member(&member.id).addr(),
+        })
     }
 }

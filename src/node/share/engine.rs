@@ -28,10 +28,6 @@ use crate::{
 
 /// How long a question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// How often to announce until the tracker says.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
-/// JSON of one part of an announcement.
-const PART_LEN: usize = 12 * 1024;
 /// Catalogue entries that are asked for, at most.
 const MOST_ENTRIES: usize = 100_000;
 /// The longest sleep.
@@ -50,13 +46,13 @@ pub(super) enum Command {
 pub(super) struct CircuitRow {
     pub(super) number: u32,
     pub(super) exit: NodeId,
-    channel: PeerChannel,
+    pub(super) channel: PeerChannel,
     tracker: NodeId,
     /// What waits for the channel to open, or for room in it.
-    outgoing: VecDeque<Vec<u8>>,
+    pub(super) outgoing: VecDeque<Vec<u8>>,
     /// The generation of the list that was announced here; zero: nothing.
-    announced: u64,
-    announce_at: Instant,
+    pub(super) announced: u64,
+    pub(super) announce_at: Instant,
 }
 
 enum Question {
@@ -78,8 +74,8 @@ pub(super) struct Engine {
     status: watch::Sender<ShareStatus>,
     pub(super) circuits: HashMap<CircuitKey, CircuitRow>,
     pub(super) active: Option<CircuitKey>,
-    files: Vec<ListedFile>,
-    generation: u64,
+    pub(super) files: Vec<ListedFile>,
+    pub(super) generation: u64,
     next_ask: u32,
     questions: HashMap<u32, (Question, Instant)>,
     /// Messages that wait for a circuit.
@@ -408,31 +404,6 @@ impl Engine {
         }
     }
 
-    /// The active circuit announces the files, the others that they share none any more.
-    fn announce_where_due(&mut self, now: Instant) {
-        let active = self.active;
-        let is_announced = active
-            .and_then(|key| self.circuits.get(&key))
-            .is_some_and(|row| row.announced == self.generation);
-        for (key, row) in &mut self.circuits {
-            if row.channel.conversation().is_none() || !row.outgoing.is_empty() {
-                continue;
-            }
-            let is_due = now >= row.announce_at;
-            if active == Some(*key) && (row.announced != self.generation || is_due) {
-                row.outgoing.extend(parts(&self.files).iter().map(ToTracker::emit));
-                row.announced = self.generation;
-            } else if active != Some(*key) && is_announced && (row.announced != 0 || is_due) {
-                let none = ToTracker::Ls { files: Vec::new(), more: false };
-                row.outgoing.push_back(none.emit());
-                row.announced = 0;
-            } else {
-                continue;
-            }
-            row.announce_at = now + ANNOUNCE_EVERY;
-        }
-    }
-
     /// Sends what every channel has to say.
     fn transmit(&mut self, now: Instant) {
         for (key, row) in &mut self.circuits {
@@ -486,23 +457,4 @@ impl Question {
             Self::Request(reply) => drop(reply.send(Err(error))),
         }
     }
-}
-
-/// An announcement in parts that each fit a message.
-fn parts(files: &[ListedFile]) -> Vec<ToTracker> {
-    let mut parts = vec![Vec::new()];
-    let mut room = PART_LEN;
-    for file in files {
-        let length = serde_json::to_vec(file).map_or(0, |json| json.len() + 1);
-        if length > room {
-            parts.push(Vec::new());
-            room = PART_LEN;
-        }
-        room = room.saturating_sub(length);
-        if let Some(part) = parts.last_mut() {
-            part.push(file.clone());
-        }
-    }
-    let number = |(at, files)| ToTracker::Ls { files, more: at > 0 };
-    parts.into_iter().enumerate().map(number).collect()
 }

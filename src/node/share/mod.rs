@@ -9,6 +9,7 @@
 //!    +------- ShareEvent -----+        BridgeSocket <== datagrams =====+
 //! ```
 
+mod announce;
 mod engine;
 mod sessions;
 mod start;
@@ -22,7 +23,7 @@ use super::{client::ClientCommand, data_thread::Handle};
 use crate::{
     capture::BridgeSocket,
     directory::ControllerLink,
-    model::{NodeId, Suite},
+    model::{Carrier, NodeId, Suite},
     telemetry::CircuitInfo,
     wire::share::{
         BridgeEnd, CatalogueEntry, FileId, ListedFile, MAX_NOTE_LEN, MAX_SOURCES, Session,
@@ -49,6 +50,8 @@ pub struct ShareSettings {
     pub rotate_every: Duration,
     /// The tracker's name; none: the only one.
     pub tracker: Option<String>,
+    /// How cells travel, on every link.
+    pub carrier: Carrier,
     /// The suites a hop may use, in order of preference; empty: what each node prefers.
     pub suites: Vec<Suite>,
 }

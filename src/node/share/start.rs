@@ -2,7 +2,10 @@
 //!
 //! In: settings. Out: a handle and the engine's events. Called by: `peer_run`.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use tokio::{
@@ -22,6 +25,7 @@ use crate::{
         client::{Client, ClientCommand, ClientSettings, PathWish, ShareData},
         contact::{Contact, follow_directory, pass_directories},
         data_thread::DataThread,
+        http_carrier::{self, OnCells, Polls, carry},
         relay_service::suites,
     },
 };
@@ -46,6 +50,7 @@ impl ShareNet {
         let guard = Guard::load(&dir)?.map(|guard| guard.id);
         let controller = ControllerClient::new(&settings.link, None)?;
         let contact = Contact::new(&settings.link);
+        let (http, http_queue) = http_carrier::runs();
         let (notices, notice_queue) = mpsc::channel(MOST_NOTICES);
         let client = ClientSettings {
             socket: bind(settings.listen)?,
@@ -59,11 +64,13 @@ impl ShareNet {
                 lab: settings.lab,
                 fixed: settings.path.clone(),
                 suite: settings.suites.first().copied(),
+                carrier: settings.carrier,
             },
             timers: ClientTimers::default(),
             pool: PoolSettings { rotate_every: settings.rotate_every, ..PoolSettings::default() },
             own_suite: suites(&settings.suites)[0],
             guard,
+            http: Some(http),
             on_guard: Box::new(move |hop| keep_guard(&dir, hop)),
         };
         let data = DataThread::start(
@@ -81,6 +88,12 @@ impl ShareNet {
             data.handle.clone(),
             ClientCommand::Directory,
         ));
+        let cells_to = data.handle.clone();
+        let on_cells: OnCells = Arc::new(move |from, cells| {
+            // A data path that is too busy loses cells, as a full socket would.
+            let _ = cells_to.send(ClientCommand::Cells(from, cells));
+        });
+        tasks.spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
         let (commands, command_queue) = mpsc::channel(MOST_COMMANDS);
         let (events, event_queue) = mpsc::channel(MOST_EVENTS);
         let (status, statuses) = watch::channel(ShareStatus::default());
