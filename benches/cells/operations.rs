@@ -25,7 +25,7 @@ const BATCH: usize = 256;
 type Cell = [u8; CELL_LEN];
 
 /// Something that is measured: `prepare` is not, `run` is.
-pub trait Operation {
+pub(crate) trait Operation {
     /// How many times one `run` does it.
     fn count(&self) -> usize {
         BATCH
@@ -36,35 +36,35 @@ pub trait Operation {
     fn run(&mut self);
 }
 
-pub type Make = fn() -> Box<dyn Operation>;
+pub(crate) type Make = fn() -> Box<dyn Operation>;
 
-pub const OPERATIONS: [(&str, Make); 24] = [
-    ("client wrap, 3 hops, aes", || Wrap::new(Suite::Aes128Gcm)),
-    ("client wrap, 3 hops, chacha", || Wrap::new(Suite::ChaCha20Poly1305)),
-    ("node peel, aes", || Peel::new(Suite::Aes128Gcm)),
-    ("node peel, chacha", || Peel::new(Suite::ChaCha20Poly1305)),
-    ("node forward, 1 circuit, aes", || Forward::new(Suite::Aes128Gcm, 1, 1)),
-    ("node forward, 1 circuit, chacha", || Forward::new(Suite::ChaCha20Poly1305, 1, 1)),
-    ("node forward, 10 circuits of 10", || Forward::new(Suite::Aes128Gcm, 10, 10)),
-    ("node forward, 10 circuits of 100000", || Forward::new(Suite::Aes128Gcm, 100_000, 10)),
-    ("node forward, 1000 circuits of 1000", || Forward::new(Suite::Aes128Gcm, 1000, 1000)),
+pub(crate) const OPERATIONS: [(&str, Make); 24] = [
+    ("client wrap, 3 hops, aes", || Wrap::made(Suite::Aes128Gcm)),
+    ("client wrap, 3 hops, chacha", || Wrap::made(Suite::ChaCha20Poly1305)),
+    ("node peel, aes", || Peel::made(Suite::Aes128Gcm)),
+    ("node peel, chacha", || Peel::made(Suite::ChaCha20Poly1305)),
+    ("node forward, 1 circuit, aes", || Forward::made(Suite::Aes128Gcm, 1, 1)),
+    ("node forward, 1 circuit, chacha", || Forward::made(Suite::ChaCha20Poly1305, 1, 1)),
+    ("node forward, 10 circuits of 10", || Forward::made(Suite::Aes128Gcm, 10, 10)),
+    ("node forward, 10 circuits of 100000", || Forward::made(Suite::Aes128Gcm, 100_000, 10)),
+    ("node forward, 1000 circuits of 1000", || Forward::made(Suite::Aes128Gcm, 1000, 1000)),
     ("node forward, 100000 circuits of 100000", || {
-        Forward::new(Suite::Aes128Gcm, 100_000, 100_000)
+        Forward::made(Suite::Aes128Gcm, 100_000, 100_000)
     }),
-    ("node add, aes", || Add::new(Suite::Aes128Gcm)),
-    ("node add, chacha", || Add::new(Suite::ChaCha20Poly1305)),
-    ("node backward, aes", || Backward::new(Suite::Aes128Gcm)),
-    ("node backward, chacha", || Backward::new(Suite::ChaCha20Poly1305)),
-    ("exit open, aes", || Open::new(Suite::Aes128Gcm)),
-    ("exit open, chacha", || Open::new(Suite::ChaCha20Poly1305)),
-    ("exit seal, aes", || Seal::new(Suite::Aes128Gcm)),
-    ("client peel, 3 hops, aes", || ClientPeel::new(Suite::Aes128Gcm)),
-    ("client peel, 3 hops, chacha", || ClientPeel::new(Suite::ChaCha20Poly1305)),
+    ("node add, aes", || Add::made(Suite::Aes128Gcm)),
+    ("node add, chacha", || Add::made(Suite::ChaCha20Poly1305)),
+    ("node backward, aes", || Backward::made(Suite::Aes128Gcm)),
+    ("node backward, chacha", || Backward::made(Suite::ChaCha20Poly1305)),
+    ("exit open, aes", || Open::made(Suite::Aes128Gcm)),
+    ("exit open, chacha", || Open::made(Suite::ChaCha20Poly1305)),
+    ("exit seal, aes", || Seal::made(Suite::Aes128Gcm)),
+    ("client peel, 3 hops, aes", || ClientPeel::made(Suite::Aes128Gcm)),
+    ("client peel, 3 hops, chacha", || ClientPeel::made(Suite::ChaCha20Poly1305)),
     ("stream pack, 1500 bytes", || Box::new(Pack::default())),
-    ("stream unpack, 1500 bytes", || Unpack::new()),
-    ("noise: a CREATE without mac1", || Noise::new()),
-    ("handshake: bare RSA-3072 private operation", || Handshake::new(true)),
-    ("handshake: CREATE answered", || Handshake::new(false)),
+    ("stream unpack, 1500 bytes", || Unpack::made()),
+    ("noise: a CREATE without mac1", || Noise::made()),
+    ("handshake: bare RSA-3072 private operation", || Handshake::made(true)),
+    ("handshake: CREATE answered", || Handshake::made(false)),
 ];
 
 fn rng() -> SmallRng {
@@ -107,7 +107,7 @@ struct Wrap {
 }
 
 impl Wrap {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         Box::new(Self { hops: path(suite), cells: cells(), seq: 1, rng: rng() })
     }
 }
@@ -130,7 +130,7 @@ struct Peel {
 }
 
 impl Peel {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         let layer = ForwardLayer::new(&keys(suite, 1));
         Box::new(Self { hops: path(suite), layer, cells: cells(), seq: 1, rng: rng() })
     }
@@ -177,7 +177,7 @@ struct Forward {
 }
 
 impl Forward {
-    fn new(suite: Suite, circuits: usize, active: usize) -> Box<dyn Operation> {
+    fn made(suite: Suite, circuits: usize, active: usize) -> Box<dyn Operation> {
         Box::new(Self {
             table: table(suite, circuits),
             hops: path(suite),
@@ -216,7 +216,7 @@ struct Add {
 }
 
 impl Add {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         let layer = BackwardLayer::new(&keys(suite, 1));
         Box::new(Self { layer, cells: cells(), seq: 1 })
     }
@@ -242,7 +242,7 @@ struct Backward {
 }
 
 impl Backward {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         Box::new(Self {
             table: table(suite, 1),
             exit: BackwardLayer::new(&keys(suite, 2)),
@@ -283,7 +283,7 @@ struct Open {
 }
 
 impl Open {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         let hops = path(suite);
         Box::new(Self { table: table(suite, 1), hops, cells: cells(), seq: 1, rng: rng() })
     }
@@ -315,7 +315,7 @@ struct Seal {
 }
 
 impl Seal {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         Box::new(Self { table: table(suite, 1), cells: cells(), rng: rng() })
     }
 }
@@ -340,7 +340,7 @@ struct ClientPeel {
 }
 
 impl ClientPeel {
-    fn new(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite) -> Box<dyn Operation> {
         let (mut table, mut rng) = (ClientTable::default(), rng());
         let key = CircuitKey(0);
         table.open(Instant::now(), key, cid(0, 1), addr(1), &pair(suite, 1), &mut rng);
@@ -435,7 +435,7 @@ struct Unpack {
 }
 
 impl Unpack {
-    fn new() -> Box<dyn Operation> {
+    fn made() -> Box<dyn Operation> {
         let mut pack = Pack::default();
         pack.run();
         let mut bodies = pack.bodies.bodies;
@@ -470,7 +470,7 @@ struct Noise {
 }
 
 impl Noise {
-    fn new() -> Box<dyn Operation> {
+    fn made() -> Box<dyn Operation> {
         let (now, mut rng) = (Instant::now(), rng());
         let id = NodeId::from_bytes([1; 32]);
         let circuits = NodeCircuits::new(id, vec![[2; 8]], NodeLimits::default(), now, &mut rng);
@@ -504,7 +504,7 @@ struct Handshake {
 }
 
 impl Handshake {
-    fn new(bare: bool) -> Box<dyn Operation> {
+    fn made(bare: bool) -> Box<dyn Operation> {
         let mut rng = rng();
         let identity = Identity::from_pkcs8(include_bytes!("../../tests/keys/test-only-0.pk8"))
             .expect("a key of the tests");

@@ -24,6 +24,9 @@ pub(super) const HOW_MANY: &[u8; 9] = b"how many?";
 const CHUNK: usize = 16 * plaintext::PERIOD;
 const UP: u8 = 0;
 const DOWN: u8 = 1;
+/// As [`UP`], in pieces with their length in front and an empty one at the end: some proxies end a
+/// connection both ways when one end has nothing more to say.
+const UP_IN_PIECES: u8 = 2;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -115,7 +118,8 @@ fn one(
 ) -> Result<(u64, bool)> {
     let mut stream = socks::connect((to, port::BULK).into(), proxy)?;
     let len = if deadline.is_some() { u64::MAX } else { bytes };
-    let mut header = vec![mode];
+    let in_pieces = proxy.is_some() && mode == UP;
+    let mut header = vec![if in_pieces { UP_IN_PIECES } else { mode }];
     header.extend(len.to_be_bytes());
     stream.write_all(&header)?;
     if mode == DOWN {
@@ -126,10 +130,17 @@ fn one(
     plaintext::fill(&mut chunk, 0);
     while sent < len && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         let piece = CHUNK.min((len - sent) as usize);
+        if in_pieces {
+            stream.write_all(&(piece as u32).to_be_bytes())?;
+        }
         stream.write_all(&chunk[..piece]).context("sending")?;
         sent += piece as u64;
     }
-    stream.shutdown(Shutdown::Write)?;
+    if in_pieces {
+        stream.write_all(&[0; 4])?;
+    } else {
+        stream.shutdown(Shutdown::Write)?;
+    }
     let mut verdict = [0; 9];
     stream.read_exact(&mut verdict).context("waiting for the receiver's count")?;
     let arrived = u64::from_be_bytes(*verdict[..8].first_chunk().context("eight bytes")?);
@@ -162,11 +173,32 @@ pub(super) fn serve(mut stream: TcpStream) -> Result<()> {
     if header[0] == DOWN {
         return send_plaintext(&mut stream, len);
     }
-    let (total, right) = serve::read_all(&mut stream, u64::MAX)?;
+    let (total, right) = if header[0] == UP_IN_PIECES {
+        read_pieces(&mut stream)?
+    } else {
+        serve::read_all(&mut stream, u64::MAX)?
+    };
     let mut verdict = total.to_be_bytes().to_vec();
     verdict.push(u8::from(right));
     stream.write_all(&verdict)?;
     Ok(())
+}
+
+fn read_pieces(stream: &mut TcpStream) -> Result<(u64, bool)> {
+    let mut buffer = vec![0; CHUNK];
+    let (mut total, mut right) = (0, true);
+    loop {
+        let mut len = [0; 4];
+        stream.read_exact(&mut len)?;
+        let len = u32::from_be_bytes(len) as usize;
+        if len == 0 {
+            return Ok((total, right));
+        }
+        let piece = buffer.get_mut(..len).context("expected a piece no longer than a chunk")?;
+        stream.read_exact(piece)?;
+        right &= plaintext::is_right(piece, total);
+        total += len as u64;
+    }
 }
 
 /// Sends so much of the plaintext, or until the other end goes.
