@@ -32,7 +32,7 @@ fn metadata() -> toml::Table {
 }
 
 /// Roles whose units are ahead of the program.
-const PENDING: [&str; 3] = ["lockdown", "tracker", "peer"];
+const PENDING: [&str; 1] = ["peer"];
 
 #[test]
 fn units_run_commands_that_exist() {

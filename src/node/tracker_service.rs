@@ -40,7 +40,7 @@ use crate::{
     telemetry::{
         NodeState, Status, TrackerStatus,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
-        service_manager::{ready, stop_signal},
+        service_manager::{self, Watchdog, ready, stop_signal},
     },
     tracker::{
         OrderKey, Quota, TrackerError, TrackerEvent, TrackerLimits, TrackerState, TrackerSummary,
@@ -136,6 +136,8 @@ async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Resul
         state: states,
         keys,
     };
+    service_manager::status("asking the controller to list it");
+    ready();
     let end = tokio::select! {
         Err(error) = registration.keep() => Err(error),
         () = stop_signal() => Ok(()),
@@ -204,6 +206,11 @@ impl Book {
         mut frames: mpsc::Receiver<Incoming>,
         mut failed: mpsc::Receiver<FailedOrder>,
     ) {
+        // The book is the loop that must not hang; the runtime's pulse is beside it.
+        let mut watchdog = Watchdog::of_process(Instant::now());
+        if let Some(watchdog) = &watchdog {
+            tokio::spawn(watchdog.pulse().keep());
+        }
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -224,6 +231,9 @@ impl Book {
                 }
             }
             self.act();
+            if let Some(watchdog) = &mut watchdog {
+                watchdog.beat(Instant::now());
+            }
         }
     }
 
@@ -337,7 +347,7 @@ impl Registration {
         });
         if registered.reachable && was != NodeState::Registered {
             log::info!(event = "registered"; "{} is listed", self.name);
-            ready();
+            service_manager::status("listed");
         }
         Ok(Duration::from_secs(registered.renew_in_s).clamp(Duration::from_secs(1), RENEW_EVERY))
     }
