@@ -38,7 +38,9 @@ pub async fn run(
     hello[16..].copy_from_slice(&secrets.group.session.session_id.0);
     let link = Link::open(stream, &secrets.identity, secrets.group.relay, &hello).await?;
     let mut client = Client::new(member, slot, pseudonym, &mut rand::rng());
-    let (mut hash, mut chain) = ([0; 32], Chain([0; 32]));
+    // Of the interval that runs, and of the one that is prepared meanwhile.
+    let (mut hash, mut chain, mut number) = ([0; 32], Chain([0; 32]), 0);
+    let mut prepared = hash;
     let cell_size = secrets.group.system.settings.cell_size;
     let mut plain = Vec::new();
     loop {
@@ -46,8 +48,7 @@ pub async fn run(
         let mut rest = plain.as_slice();
         while let Some((what, body, used)) = message::next_frame(rest)? {
             if what == kind::INTERVAL {
-                hash = member::parse_interval(body)?.1.interval.hash();
-                chain = Chain::new(&hash);
+                prepared = member::parse_interval(body)?.1.interval.hash();
             }
             client.handle_message(what, body, &mut rand::rng())?;
             while client.poll_event().is_some() {}
@@ -56,12 +57,16 @@ pub async fn run(
         plain.clear();
         let (mut honest, mut out) = (Vec::new(), Vec::new());
         client.poll_transmit(&mut honest);
+        client.settle(&mut rand::rng());
         let mut rest = honest.as_slice();
         while let Some((what, body, used)) = message::next_frame(rest)? {
             rest = &rest[used..];
             match what {
                 kind::UP => {
                     let share = Share::parse(body, cell_size)?;
+                    if share.number != number {
+                        (number, hash, chain) = (share.number, prepared, Chain::new(&prepared));
+                    }
                     let mut cell = share.slot.as_ref().map(|(_, cell)| cell.to_vec());
                     if let Some(cell) = &mut cell
                         && jam.load(std::sync::atomic::Ordering::Relaxed)

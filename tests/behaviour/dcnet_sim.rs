@@ -400,6 +400,22 @@ fn an_open_slot_is_never_seen_to_be_idle() {
     assert_eq!(net.relay.status().counters.cells, 1, "idle cells are no data");
 }
 
+/// Slots that speak without end do not keep the others from their turns: a member whose requests
+/// are jammed is heard all the same.
+#[test]
+fn everybody_has_a_turn_while_others_speak() {
+    let mut net = Net::full(8, 2, 15);
+    for at in 0..3 {
+        net.say(at, &pattern(60_000, 1));
+    }
+    net.run(SECOND / 10);
+    for at in 0..8 {
+        let events = &net.node(PartyRef::Client(at)).events;
+        assert!(events.contains(&ClientEvent::FirstSlot), "client {at}");
+    }
+    assert!(net.exits.values().map(Vec::len).sum::<usize>() < 180_000, "they had stopped");
+}
+
 #[test]
 fn a_relay_cannot_leave_out_more_members_than_the_trustees_allow() {
     let mut few = net::settings();

@@ -128,7 +128,9 @@ pub struct Relay {
     last_number: u32,
     changed: Option<Instant>,
     slots: Vec<Slot>,
+    /// The slot that had the last turn, and the one that had the last turn unasked.
     turn: usize,
+    unasked: usize,
     trial: Option<Trial>,
     last_blame: Option<Blamed>,
     last_trial: Option<Duration>,
@@ -176,6 +178,7 @@ impl Relay {
             changed: None,
             slots,
             turn: 0,
+            unasked: 0,
             trial: None,
             last_blame: None,
             last_trial: None,

@@ -23,6 +23,7 @@ use crate::dcnet::{
 use super::{
     Relay, RelayEvent, Transmit,
     rounds::{Decoded, Issued, Shared},
+    slots::Slot,
 };
 
 /// Results one message tells: at least as many as rounds can be in flight, so that none waits.
@@ -272,21 +273,30 @@ impl Relay {
         if let Some((slot, accused, part)) = self.trial_turn() {
             return (slot, Some((accused, part)));
         }
-        let count = self.slots.len();
         let round = self.running.as_ref().map_or(0, |running| running.issued);
-        let unasked = self.pace.round_robin || round % UNASKED == UNASKED - 1;
-        for step in 1..=count {
-            let at = (self.turn + step) % count;
-            let slot = &mut self.slots[at];
-            if !slot.muted && (slot.active || unasked) {
-                slot.wanted = false;
-                self.turn = at;
-                return (u16::try_from(at).unwrap_or(NO_SLOT), None);
+        let number = |at: usize| u16::try_from(at).unwrap_or(NO_SLOT);
+        if self.pace.round_robin || round % UNASKED == UNASKED - 1 {
+            // With a turn of its own, or slots that speak would always come first.
+            if let Some(at) = self.next_slot(self.unasked, |slot| !slot.muted) {
+                self.unasked = at;
+                self.slots[at].wanted = false;
+                return (number(at), None);
             }
+        }
+        if let Some(at) = self.next_slot(self.turn, |slot| !slot.muted && slot.active) {
+            self.turn = at;
+            self.slots[at].wanted = false;
+            return (number(at), None);
         }
         // Nobody asked: who spoke last may answer without asking.
         let held = self.slots.iter().position(|slot| slot.held && !slot.muted);
-        (held.and_then(|at| u16::try_from(at).ok()).unwrap_or(NO_SLOT), None)
+        (held.map_or(NO_SLOT, number), None)
+    }
+
+    /// The first slot after `last` that is wanted.
+    fn next_slot(&self, last: usize, wanted: impl Fn(&Slot) -> bool) -> Option<usize> {
+        let count = self.slots.len();
+        (1..=count).map(|step| (last + step) % count).find(|at| wanted(&self.slots[*at]))
     }
 
     /// Sealed frames of the slots that have something, in turns.
