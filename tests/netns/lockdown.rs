@@ -2,7 +2,8 @@
 //! from the machine itself, counted at the far end of the outside cable.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{Command, Output},
     sync::atomic::{AtomicBool, Ordering},
@@ -431,6 +432,57 @@ fn devices_are_seen_counted_and_refused() {
             .run(|| Command::new(PROGRAM).args(["rig", "agent", &tool.to_string()]).output())
             .unwrap()
             .unwrap();
+    });
+    assert_eq!(tally.clear_packets(), 0, "{:?}", tally.clear);
+}
+
+/// Whoever a device asks, the resolver on the gateway answers, in the name of whom was asked.
+#[test]
+fn every_question_of_the_inside_goes_to_the_resolver() {
+    let Some(network) = Network::up() else { return };
+    network.good_settings(990);
+    network.lock();
+    let gateway = cepa::client::gateway::Gateway {
+        tun: "cepa0".to_owned(),
+        lan: vec!["lan0".to_owned()],
+        resolver: Some(5353),
+        denied: [].into(),
+    };
+    network.on_gateway(|| cepa::capture::nft::apply(&gateway.rules(), "rules").unwrap());
+    let resolver = network.on_gateway(|| UdpSocket::bind("[::]:5353").unwrap());
+    let listener = network.on_gateway(|| TcpListener::bind("[::]:5353").unwrap());
+    std::thread::spawn(move || {
+        while let Ok((len, from)) = resolver.recv_from(&mut [0; 512]) {
+            let _ = resolver.send_to(format!("{len} bytes").as_bytes(), from);
+        }
+    });
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = (&stream).write_all(b"by TCP");
+        }
+    });
+    let tally = network.watch(|| {
+        for asked in ["9.9.9.9:53", "[2001:db8:9::9]:53", "192.168.77.1:53", "[fd78::1]:53"] {
+            let asked: SocketAddr = asked.parse().unwrap();
+            let any = if asked.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            network
+                .inside
+                .run(|| {
+                    let socket = UdpSocket::bind(any).unwrap();
+                    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+                    socket.send_to(b"a question", asked).unwrap();
+                    let mut answer = [0; 64];
+                    let (len, from) = socket.recv_from(&mut answer).unwrap();
+                    assert_eq!((&answer[..len], from), (b"10 bytes".as_slice(), asked));
+                    let mut stream =
+                        TcpStream::connect_timeout(&asked, Duration::from_secs(2)).unwrap();
+                    let mut text = String::new();
+                    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+                    stream.read_to_string(&mut text).unwrap();
+                    assert_eq!(text, "by TCP");
+                })
+                .unwrap();
+        }
     });
     assert_eq!(tally.clear_packets(), 0, "{:?}", tally.clear);
 }
