@@ -169,6 +169,11 @@ impl RawInside {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(false),
+                // Segments of a kind that the header has no name for; the kernel has dropped them.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.carried.lost += 1;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let Some((header, frame)) = offload::Header::parse(&self.frame[..len]) else {

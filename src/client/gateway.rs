@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -178,6 +179,8 @@ impl Denied {
     pub fn save(&self) -> io::Result<()> {
         let new = self.file.with_extension("new");
         fs::write(&new, serde_json::to_vec_pretty(&self.devices)?)?;
+        // Written by root, read by the client's user, whatever root's umask is.
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
         fs::rename(new, &self.file)
     }
 }
