@@ -13,7 +13,7 @@
 //! L5  node  rig  dcnet_run    event loops and roles; the network in namespaces
 //! L4  capture  controller  client   devices and sockets; the directory service; lockdown, gateway
 //! L3  config  telemetry             files and flags; logs, counters, control socket
-//! L2  circuit  forward  directory  dcnet   state machines without I/O
+//! L2  circuit  forward  directory  dcnet  peer   state machines without I/O
 //! L1  wire  keys   formats; cryptography
 //! L0  model        ids, sizes, directions, reasons
 //! ```
@@ -31,7 +31,10 @@ pub mod forward;
 pub mod keys;
 pub mod model;
 pub mod node;
+pub mod peer;
+pub mod peer_run;
 pub mod rig;
 pub mod telemetry;
 pub mod tracker;
+pub mod web;
 pub mod wire;

@@ -5,7 +5,9 @@
 
 use std::{fs, path::Path};
 
-use cepa::config::{ClientConfig, ControllerConfig, Loader, NodeConfig, Settings, TrackerConfig};
+use cepa::config::{
+    ClientConfig, ControllerConfig, Loader, NodeConfig, PeerConfig, Settings, TrackerConfig,
+};
 
 /// The lines that are settings to uncomment: `#key = value`.
 fn settings_of(text: &str) -> Vec<&str> {
@@ -73,4 +75,9 @@ fn node() {
 #[test]
 fn client() {
     check::<ClientConfig>();
+}
+
+#[test]
+fn peer() {
+    check::<PeerConfig>();
 }

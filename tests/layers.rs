@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("capture", 4),
     ("controller", 4),
     ("client", 4),
+    ("web", 4),
     ("node", 5),
     ("rig", 5),
     ("dcnet_run", 5),

@@ -21,6 +21,7 @@ mod man;
 mod node;
 mod nodes;
 mod output;
+mod peer;
 mod ping;
 mod rig;
 mod rig_flood;
@@ -71,6 +72,8 @@ enum Command {
     Status(status::Args),
     /// List the client's circuits, build one, or end one
     Circuits(circuits::Args),
+    /// Share and get files over circuits, with a page in the browser
+    Peer(peer::Args),
     /// Send echoes to a node of the client's circuits
     Ping(ping::Args),
     /// Measure round trip and loss of every hop of a circuit
@@ -106,6 +109,7 @@ impl Command {
             Self::Nodes(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Circuits(args) => args.run(),
+            Self::Peer(args) => args.run(),
             Self::Ping(args) => args.run(),
             Self::Trace(args) => args.run(),
             Self::Lan(args) => args.run(),

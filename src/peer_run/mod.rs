@@ -1,0 +1,30 @@
+//! The running peer: shares, downloads, and QUIC between peers over the bridges of the network.
+//!
+//! In: a network that makes bridges. Out: served shares, files on disk, a view.
+//! Called by: cli.
+//!
+//! ```text
+//! engine ─┬─ shares ── upload ──┐
+//!         ├─ download ─ source ─┴─ quic ── bridge (network)
+//!         └─ part (disk)
+//! ```
+
+mod download;
+mod engine;
+mod error;
+pub mod network;
+mod page;
+mod part;
+pub mod quic;
+mod shares;
+mod source;
+mod state_file;
+mod upload;
+mod walk;
+mod wish;
+mod wire_stream;
+
+pub use engine::{Engine, EngineSettings};
+pub use error::PeerError;
+pub use page::PageBackend;
+pub use shares::{Share, Visibility};
