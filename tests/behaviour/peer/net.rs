@@ -368,6 +368,17 @@ impl Network for Member {
     }
 
     fn circuits(&self) -> Vec<CircuitView> {
-        Vec::new()
+        let hub = self.world.0.lock().unwrap();
+        let sessions = hub.bridges.iter().filter(|(_, _, down, _)| *down == self.me).count();
+        let hops = ["otter", "heron", "lynx"].map(str::to_owned).to_vec();
+        vec![CircuitView {
+            number: 1,
+            built: hops.len(),
+            hops,
+            age_s: 42,
+            rtt_ms: Some(12.3),
+            sessions,
+            is_active: true,
+        }]
     }
 }
