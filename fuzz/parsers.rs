@@ -23,6 +23,13 @@ use cepa::{
     },
     forward::{flow::PacketFlow, ip::Headers, neighbours::Neighbours, stream::Reassembler},
     model::{BODY_LEN, DropCounters, ExitPolicy, NodeId, PacketBatch},
+    peer::{
+        geometry::Size,
+        link::ShareLink,
+        manifest::Manifest,
+        message::{ChunkHead, Message, parse_proof},
+        tree::Root,
+    },
     telemetry::control::Request,
     wire::{
         Answer, BodyHeader, ControlFragment, CreatePrefix, ExtendValue, OaepPlain, PairMessage,
@@ -68,6 +75,9 @@ pub(crate) const ALL: &[Parser] = &[
     ("share_bridge", share_bridge),
     ("dcnet_answer", dcnet_answer),
     ("dcnet_files", dcnet_files),
+    ("peer_link", peer_link),
+    ("peer_message", peer_message),
+    ("peer_list", peer_list),
 ];
 
 /// Runs the parser called `name`.
@@ -324,5 +334,32 @@ fn dcnet_files(bytes: &[u8]) {
     }
     if let Ok(file) = serde_json::from_slice::<VerdictFile>(bytes) {
         let _ = Case::parse(&file.case);
+    }
+}
+
+fn peer_link(bytes: &[u8]) {
+    if let Ok(link) = text(bytes).parse::<ShareLink>() {
+        assert_eq!(link.to_string().parse(), Ok(link));
+    }
+}
+
+fn peer_message(bytes: &[u8]) {
+    if let Ok(message) = Message::parse(bytes) {
+        assert_eq!(&message.emit()[4..], bytes);
+    }
+    if let Some(head) = bytes.first_chunk() {
+        let _ = ChunkHead::parse(*head);
+        let _ = Message::parse_length([head[0], head[1], head[2], head[3]]);
+    }
+    if let Ok(size) = Size::try_from(3 << 20) {
+        let _ = parse_proof(Root([0; 32]), size, u32::from(bytes.len() as u8 % 13), bytes);
+    }
+}
+
+fn peer_list(bytes: &[u8]) {
+    let (size, rest) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    let Ok(size) = Size::try_from(u64::from_be_bytes(*size)) else { return };
+    if let Ok(list) = Manifest::parse(rest, size) {
+        assert_eq!(list.emit(), rest);
     }
 }

@@ -20,6 +20,7 @@
 #   byzantine-full  10000 DC-nets with a liar each: no honest party is ever blamed
 #   dcnet-soak   a DC-net of processes, a member joining or leaving every 2 s for 10 minutes
 #   bench        what a cell costs, beside the committed baseline, in time and instructions
+#   peer-full    transfers over 20000 seeds, 20 kills of a downloading process
 #   rig          scripts/run: every promise, with its pcaps
 #   package      both Debian packages: lintian, install, upgrade, remove, purge (needs root)
 #   pi-rig       five emulated Pis with the package, driven over ssh (needs root once)
@@ -43,7 +44,7 @@ case "$job" in
     ;;
 fmt | clippy | doc | shell | layers | units | cross | test | sim | fuzz-replay | netns) ;;
 sim-full | prop-full | noise-full | fuzz-full | byzantine-full | dcnet-soak | rig | deny) ;;
-package | pi-rig | bench) ;;
+peer-full | package | pi-rig | bench) ;;
 *)
     echo "expected a job, got $job" >&2
     usage >&2
@@ -82,6 +83,10 @@ dcnet-soak)
 bench)
     scripts/need valgrind:valgrind
     cargo bench --locked --bench cells -- --instructions
+    ;;
+peer-full)
+    CEPA_TRANSFER_SEEDS=20000 cargo test --locked --lib peer::transfer
+    CEPA_PEER_KILLS=20 cargo test --locked --test peer a_kill_at_any_time
     ;;
 rig) scripts/run ;;
 cross) scripts/test-cross ;;

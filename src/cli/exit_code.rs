@@ -11,6 +11,7 @@ use crate::{
     dcnet::error::DcnetError,
     directory::ClientError,
     node::NodeError,
+    peer_run::{PeerError, network::NetworkError},
     telemetry::control::{ControlError, RefusalKind},
 };
 
@@ -66,6 +67,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     }
     if cause.downcast_ref().is_some_and(CaptureError::is_missing_privilege) {
         return Some(ExitCode::MissingPrivilege);
+    }
+    if let Some(PeerError::Network(NetworkError::Unreachable(_))) = cause.downcast_ref() {
+        return Some(ExitCode::Unreachable);
     }
     match cause.downcast_ref::<ControllerError>() {
         Some(ControllerError::Control(error)) => return Some(of_control(error)),

@@ -13,6 +13,7 @@ mod download;
 mod engine;
 mod error;
 pub mod network;
+mod onion;
 mod page;
 mod part;
 pub mod quic;
@@ -26,5 +27,6 @@ mod wire_stream;
 
 pub use engine::{Engine, EngineSettings};
 pub use error::PeerError;
+pub use onion::OnionNetwork;
 pub use page::PageBackend;
 pub use shares::{Share, Visibility};

@@ -20,10 +20,7 @@ use super::{
 };
 use crate::{
     capture::BridgeSocket,
-    node::{
-        NodeError,
-        share::{self, Bridge, ShareError, ShareEvent, ShareNet, ShareSettings},
-    },
+    node::{self, Bridge, NodeError, ShareError, ShareEvent, ShareNet, ShareSettings},
     peer::{transfer::Stage, view::CircuitView},
     telemetry::{CircuitInfo, CircuitState},
     wire::share::{BridgeEnd, FileId, ListedFile, Session, Via},
@@ -167,11 +164,11 @@ fn stage_of(net: &ShareNet, circuits: &[CircuitInfo]) -> Stage {
 fn view_of(circuit: CircuitInfo) -> CircuitView {
     CircuitView {
         number: circuit.number,
-        built: if circuit.state == CircuitState::Building { circuit.built } else { circuit.hops.len() },
+        built: circuit.built,
         rtt_ms: circuit.hops.last().and_then(|hop| hop.rtt_ms),
         hops: circuit.hops.into_iter().map(|hop| hop.name).collect(),
         age_s: circuit.age_s,
-        sessions: circuit.flows,
+        sessions: 0,
         is_active: circuit.state == CircuitState::Active,
     }
 }
@@ -233,7 +230,7 @@ impl Network for OnionNetwork {
     fn request(&self, request: FileRequest) -> Later<Result<(Ticket, usize), NetworkError>> {
         let net = self.net.clone();
         Box::pin(async move {
-            let request = share::FileRequest {
+            let request = node::FileRequest {
                 file: FileId(request.id),
                 key: request.key,
                 sources: request.sources,

@@ -254,6 +254,8 @@ pub struct CircuitInfo {
     pub state: CircuitState,
     /// Its hops, the guard first.
     pub hops: Vec<HopInfo>,
+    /// How many of them have answered.
+    pub built: usize,
     /// Seconds since it opened.
     pub age_s: u64,
     /// How many of its hops have answered.

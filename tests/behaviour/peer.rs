@@ -384,3 +384,102 @@ async fn a_file_that_changed_is_not_sent() {
     assert_eq!(view.liars, 0, "it did not lie: it sent nothing that is not true");
     assert!(up.engine.view().shares[0].problem.is_some());
 }
+
+const CHILD: &str = "CEPA_PEER_CHILD";
+const FILM: usize = 24 * MIB;
+
+/// Not a test: the process that [`a_kill_at_any_time_costs_at_most_one_chunk`] kills. It says after
+/// every change how much it fetched in this run and how much is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_of_the_kill_test() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let dir = Path::new(&dir);
+    let world = World::default();
+    let weather = Weather { loss: 0.0, per_second: 6_000_000, delay: Duration::from_millis(2) };
+    let engine_of = |name: &str, weather| {
+        let (network, events) = world.join(weather);
+        Engine::start(settings(&dir.join(name)), network, events, true).unwrap()
+    };
+    let up = engine_of("up", weather);
+    let link = match up.view().shares.first() {
+        Some(share) => share.link.clone(),
+        None => {
+            let path = dir.join("film");
+            fs::write(&path, content(FILM)).unwrap();
+            up.share(&path, Visibility::Link).await.unwrap().0.link().to_string()
+        }
+    };
+    let down = engine_of("down", CALM);
+    let id = down.get(&link, None, false).await.unwrap();
+    let mut said = None;
+    loop {
+        let view = down.download(&id).unwrap();
+        if view.state == DownloadState::Done {
+            println!("\nDONE {}", view.path);
+            return;
+        }
+        if view.state == DownloadState::Running && said != Some(view.fetched) {
+            said = Some(view.fetched);
+            println!("\nAT {} {}", view.fetched, view.have);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn a_kill_at_any_time_costs_at_most_one_chunk() {
+    use std::io::{BufRead, BufReader};
+    let kills: usize =
+        std::env::var("CEPA_PEER_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let folder = tempfile::tempdir().unwrap();
+    let child = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["child_of_the_kill_test", "--exact", "--nocapture"])
+            .env(CHILD, folder.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut before = 0;
+    for number in 0..=kills {
+        let mut process = child();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        // Somewhere inside the part of the file that this run gets to fetch.
+        let part = (FILM / (kills + 1)) as u64;
+        let at = rand::random_range(part / 4..part);
+        let mut last = (0, 0);
+        let mut first = None;
+        let mut done = None;
+        let mut is_killed = false;
+        for line in lines.map_while(Result::ok) {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["AT", fetched, have] => {
+                    last = (fetched.parse::<u64>().unwrap(), have.parse::<u64>().unwrap());
+                    first.get_or_insert(last.1);
+                }
+                ["DONE", ..] => done = Some(line[5..].to_owned()),
+                _ => {}
+            }
+            if number < kills && last.0 >= at && !is_killed {
+                // SIGKILL; what it said before is still read.
+                process.kill().unwrap();
+                is_killed = true;
+            }
+        }
+        process.wait().unwrap();
+        let kept = first.unwrap_or(before);
+        let lost = before.saturating_sub(kept);
+        assert!(lost <= 256 << 10, "kill {number}: {lost} bytes are fetched again");
+        before = kept + last.0;
+        if let Some(path) = done {
+            assert_eq!(number, kills);
+            assert_eq!(fs::read(path).unwrap(), content(FILM));
+            let all = before;
+            assert!(all <= (FILM + kills * (256 << 10)) as u64, "{all} bytes fetched in all");
+            return;
+        }
+    }
+    panic!("the last run ended without the file");
+}

@@ -8,4 +8,5 @@
 mod bridge;
 mod carrier;
 mod hostile;
+mod peer;
 mod stage;

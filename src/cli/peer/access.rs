@@ -10,7 +10,7 @@ use super::PATIENCE;
 use crate::{
     cli::{ExitCode, Failure, daemon::ask_place},
     config::{Loaded, PeerConfig, Settings},
-    node::share::ShareSettings,
+    node::ShareSettings,
     peer::{
         transfer::TransferConfig,
         view::{CatalogueView, DownloadView, PeerView, ShareView},

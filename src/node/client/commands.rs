@@ -157,6 +157,7 @@ impl Client {
             number: self.number(key),
             state,
             hops: hops.collect(),
+            built: row.hops_built(),
             age_s: row.ready().map_or(0, |ready| now.saturating_duration_since(ready).as_secs()),
             hops_built: row.hops_built(),
             build_ms: row.took().map(|took| took.as_secs_f64() * 1e3),

@@ -36,7 +36,7 @@ impl Engine {
             NetworkEvent::Opened(bridge) => self.handle_reader(bridge),
             NetworkEvent::Closed { session, is_exit_lost } => {
                 let mut state = self.state();
-                if let Some(upload) = state.uploads.remove(&session) {
+                if let Some((upload, _)) = state.uploads.remove(&session) {
                     upload.abort();
                 }
                 for download in state.downloads.values() {
@@ -52,7 +52,7 @@ impl Engine {
     fn handle_asked(&self, session: SessionId, id: FileId, key: &[u8; 32], note: &[u8]) {
         let mut state = self.state();
         state.accepted.retain(|_, (_, _, since)| since.elapsed() < SESSION);
-        state.uploads.retain(|_, upload| !upload.is_finished());
+        state.uploads.retain(|_, (upload, _)| !upload.is_finished());
         let room = state.uploads.len() + state.accepted.len() < UPLOADS;
         let Some(share) = state.shares.get(&id).cloned().filter(|_| room) else {
             drop(state);
@@ -91,6 +91,6 @@ impl Engine {
             }
             changes.send_modify(|count| *count += 1);
         });
-        state.uploads.insert(bridge.session, serving.abort_handle());
+        state.uploads.insert(bridge.session, (serving.abort_handle(), bridge.circuit));
     }
 }

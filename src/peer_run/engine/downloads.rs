@@ -176,13 +176,14 @@ impl Engine {
             told,
         );
         let weak = Arc::downgrade(self);
+        // Held until the download has its place: one that is done at once looks for it.
+        let mut state = self.state();
         let task = tokio::spawn(async move {
             let outcome = run.await;
             if let Some(engine) = weak.upgrade() {
                 engine.handle_outcome(id, outcome);
             }
         });
-        let mut state = self.state();
         state.numbers += 1;
         let download = Download {
             number: state.numbers,

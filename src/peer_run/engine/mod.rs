@@ -48,7 +48,7 @@ struct State {
     shares: BTreeMap<FileId, Arc<Share>>,
     downloads: BTreeMap<FileId, Download>,
     accepted: HashMap<SessionId, (Arc<Share>, SessionSecrets, Instant)>,
-    uploads: HashMap<SessionId, AbortHandle>,
+    uploads: HashMap<SessionId, (AbortHandle, u32)>,
     reading: BTreeMap<u64, ReadingView>,
     numbers: u64,
 }
@@ -230,9 +230,17 @@ impl Engine {
         downloads.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
         let mut shares: Vec<_> = state.shares.values().map(|share| share.view()).collect();
         shares.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
+        let mut circuits = self.network.circuits();
+        for circuit in &mut circuits {
+            let is_here = |number: &u32| *number == circuit.number;
+            let sources = downloads.iter().flat_map(|(_, view)| &view.sources);
+            let uploads = state.uploads.values().filter(|(task, _)| !task.is_finished());
+            circuit.sessions = sources.filter(|source| is_here(&source.circuit)).count()
+                + uploads.filter(|(_, number)| is_here(number)).count();
+        }
         PeerView {
             network: self.network.stage(),
-            circuits: self.network.circuits(),
+            circuits,
             downloads: downloads.into_iter().map(|(_, view)| view).collect(),
             shares,
             reading: state.reading.values().cloned().collect(),

@@ -18,8 +18,10 @@ use quinn::{
 
 /// The largest datagram of a bridge, in bytes.
 pub const BRIDGE_MTU: u16 = 1284;
-/// Datagrams handed over at once, at most.
-const SEGMENTS: usize = 16;
+/// Datagrams sent at once, at most.
+const SEND_SEGMENTS: usize = 16;
+/// Datagrams received at once, at most: a bridge hands over runs of up to 60,000 bytes.
+const RECEIVE_SEGMENTS: usize = 48;
 /// There are no addresses on a bridge; quinn wants one for each side.
 pub(super) const OTHER_SIDE: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x0100, 0, 0, 0, 0, 0, 0, 1)), 1);
@@ -83,11 +85,11 @@ impl AsyncUdpSocket for BridgeUdp {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        SEGMENTS
+        SEND_SEGMENTS
     }
 
     fn max_receive_segments(&self) -> usize {
-        SEGMENTS
+        RECEIVE_SEGMENTS
     }
 
     fn may_fragment(&self) -> bool {

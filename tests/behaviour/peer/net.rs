@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -77,9 +77,15 @@ impl End {
 
     fn check(&self) -> io::Result<()> {
         if self.is_cut.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::ConnectionReset.into());
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.cut();
     }
 }
 
@@ -220,7 +226,7 @@ struct Hub {
     weather: Vec<Weather>,
     pending: HashMap<SessionId, Pending>,
     history: HashMap<SessionId, usize>,
-    bridges: Vec<(SessionId, usize, usize, Arc<End>)>,
+    bridges: Vec<(SessionId, usize, usize, Weak<End>)>,
     next: u64,
     seen: Vec<String>,
 }
@@ -246,7 +252,7 @@ impl World {
             std::mem::take(&mut hub.bridges).into_iter().partition(|(_, up, ..)| *up == uploader);
         hub.bridges = left;
         for (session, up, down, end) in gone {
-            end.cut();
+            end.upgrade().inspect(|end| end.cut());
             for peer in [up, down] {
                 let event = NetworkEvent::Closed { session, is_exit_lost: true };
                 let _ = hub.peers[peer].0.try_send(event);
@@ -312,7 +318,7 @@ impl Network for Member {
             let busy: Vec<usize> = hub
                 .bridges
                 .iter()
-                .filter(|(_, _, down, end)| *down == me && end.check().is_ok())
+                .filter(|(_, _, down, end)| *down == me && end.upgrade().is_some_and(|end| end.check().is_ok()))
                 .map(|(_, up, ..)| *up)
                 .collect();
             let mut able: Vec<usize> = (0..hub.peers.len())
@@ -346,7 +352,7 @@ impl Network for Member {
         let Some(pending) = hub.pending.remove(&session) else { return };
         hub.seen.push(format!("{key:?} {note:?}"));
         let (up, down) = bridge(hub.weather[pending.uploader], u64::from(session[0]));
-        hub.bridges.push((session, pending.uploader, pending.downloader, Arc::clone(&up)));
+        hub.bridges.push((session, pending.uploader, pending.downloader, Arc::downgrade(&down)));
         let id: FileId = pending.request.id;
         let circuit = pending.uploader as u32;
         let open = |answer, datagrams: Arc<End>| {
