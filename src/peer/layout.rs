@@ -65,7 +65,11 @@ impl Layout {
         let mut push = |place, span: &Range<u64>| {
             let (start, end) = (range.start.max(span.start), range.end.min(span.end));
             if start < end {
-                pieces.push(Piece { place, offset: start - span.start, len: (end - start) as usize });
+                pieces.push(Piece {
+                    place,
+                    offset: start - span.start,
+                    len: (end - start) as usize,
+                });
             }
         };
         push(Place::List, &(0..self.list));

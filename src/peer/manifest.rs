@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn paths_in_order_and_below_directories_only() {
-        let manifest = Manifest::new(vec![entry("b", 1), entry("a/c", 2), entry("a-b", 0)]).unwrap();
+        let manifest =
+            Manifest::new(vec![entry("b", 1), entry("a/c", 2), entry("a-b", 0)]).unwrap();
         let paths: Vec<_> = manifest.entries().iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths, ["a-b", "a/c", "b"]);
         assert!(Manifest::new(vec![entry("a", 1), entry("a", 1)]).is_err());

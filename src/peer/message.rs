@@ -156,8 +156,7 @@ impl ChunkHead {
     /// Reads a head; none if its last byte is neither 0 nor 1.
     pub fn parse(bytes: [u8; CHUNK_HEAD_LEN]) -> Option<Self> {
         let [chunk @ .., skipped] = bytes;
-        (skipped <= 1)
-            .then_some(Self { chunk: u32::from_be_bytes(chunk), is_sent: skipped == 0 })
+        (skipped <= 1).then_some(Self { chunk: u32::from_be_bytes(chunk), is_sent: skipped == 0 })
     }
 }
 
@@ -195,12 +194,11 @@ mod tests {
     use super::*;
 
     fn messages() -> impl Strategy<Value = Message> {
-        let content = (any::<[u8; 32]>(), 0u64..(1 << 30))
-            .prop_map(|(root, size)| Content {
-                root: Root(root),
-                size: Size::try_from(size).unwrap(),
-                dir: None,
-            });
+        let content = (any::<[u8; 32]>(), 0u64..(1 << 30)).prop_map(|(root, size)| Content {
+            root: Root(root),
+            size: Size::try_from(size).unwrap(),
+            dir: None,
+        });
         prop_oneof![
             any::<u32>().prop_map(Message::Want),
             any::<u32>().prop_map(Message::Cancel),

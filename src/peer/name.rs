@@ -21,7 +21,9 @@ pub struct FileName(String);
 
 /// A name that would not stay where it is put.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("expected a file name of 1 to {LONGEST_NAME} bytes that is not \".\" or \"..\" and has no \"/\" and no NUL, got {got:?}")]
+#[error(
+    "expected a file name of 1 to {LONGEST_NAME} bytes that is not \".\" or \"..\" and has no \"/\" and no NUL, got {got:?}"
+)]
 pub struct BadName {
     got: String,
 }
@@ -119,9 +121,7 @@ fn is_misleading(c: char) -> bool {
 
 /// `text` with control characters, and those that turn the direction of text, replaced by U+FFFD.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() || is_misleading(c) { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() || is_misleading(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn names_stay_where_they_are_put() {
-        for good in ["a", "...", "æ ✓ 漢字 🦀", " ", "-rf", "C:\\x", "<b>", "a\nb", ".hidden"] {
+        for good in ["a", "...", "æ ✓ 漢字 🦀", " ", "-rf", "C:\\x", "<b>", "a\nb", ".hidden"]
+        {
             assert!(FileName::new(good).is_ok(), "{good:?}");
         }
         let long = "x".repeat(256);

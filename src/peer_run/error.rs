@@ -67,7 +67,9 @@ pub enum PeerError {
         why: String,
     },
     /// Nothing has this name.
-    #[error("expected a name of the catalogue or a link, got {0:?}; `cepa peer ls` shows the catalogue")]
+    #[error(
+        "expected a name of the catalogue or a link, got {0:?}; `cepa peer ls` shows the catalogue"
+    )]
     Unknown(String),
     /// Several contents have this name.
     #[error("{0:?} is the name of {1} different contents; take the id of one from `cepa peer ls`")]

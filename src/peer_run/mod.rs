@@ -22,8 +22,8 @@ mod source;
 mod state_file;
 mod upload;
 mod walk;
-mod wish;
 mod wire_stream;
+mod wish;
 
 pub use engine::{Engine, EngineSettings};
 pub use error::PeerError;

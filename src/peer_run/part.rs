@@ -207,10 +207,7 @@ impl Part {
             return Ok(None);
         }
         let mut list = vec![0; self.content.dir.unwrap_or(0) as usize];
-        front
-            .file
-            .read_exact_at(&mut list, 0)
-            .map_err(PeerError::system("reading", &self.part))?;
+        front.file.read_exact_at(&mut list, 0).map_err(PeerError::system("reading", &self.part))?;
         let manifest = Manifest::parse(&list, self.content.size)?;
         for entry in manifest.entries() {
             let path = self.part.join(entry.path.as_str());
@@ -476,17 +473,17 @@ mod tests {
         let path = third.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), bytes);
         assert_eq!(path.file_name().unwrap(), "ä name");
-        assert_eq!(free_name(&folder.path().join("d"), "ä name").file_name().unwrap(), "ä name (2)");
+        assert_eq!(
+            free_name(&folder.path().join("d"), "ä name").file_name().unwrap(),
+            "ä name (2)"
+        );
     }
 
     #[test]
     fn a_directory_comes_back_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let entry = |path: &str, size, kind| Entry {
-            kind,
-            size,
-            path: InnerPath::new(path).unwrap(),
-        };
+        let entry =
+            |path: &str, size, kind| Entry { kind, size, path: InnerPath::new(path).unwrap() };
         let manifest = Manifest::new(vec![
             entry("a/first", 300_000, EntryKind::File),
             entry("a/empty", 0, EntryKind::File),

@@ -146,9 +146,10 @@ impl Share {
 
     /// What the page shows of it.
     pub fn view(&self) -> ShareView {
-        let problem = self.is_changed.load(Ordering::Relaxed).then(|| {
-            "the file changed or is gone; share it again, or stop sharing it".to_owned()
-        });
+        let problem = self
+            .is_changed
+            .load(Ordering::Relaxed)
+            .then(|| "the file changed or is gone; share it again, or stop sharing it".to_owned());
         ShareView {
             id: Root(self.id).to_string(),
             name: self.link.name.as_str().to_owned(),
@@ -239,11 +240,8 @@ impl ShareIndex {
                 fs::read(&list).map_err(PeerError::system("reading", list))?
             }
         };
-        let manifest = record
-            .content
-            .dir
-            .map(|_| Manifest::parse(&list, record.content.size))
-            .transpose()?;
+        let manifest =
+            record.content.dir.map(|_| Manifest::parse(&list, record.content.size)).transpose()?;
         let link = ShareLink { content: record.content, name: record.name, secret };
         Ok(share_of(link, record.path, record.listed, tree, manifest.as_ref(), list))
     }

@@ -174,7 +174,12 @@ async fn hear(id: SourceId, mut news: RecvStream, reports: &Reports) -> End {
     }
 }
 
-async fn receive(id: SourceId, connection: &Connection, part: &Arc<Part>, reports: &Reports) -> End {
+async fn receive(
+    id: SourceId,
+    connection: &Connection,
+    part: &Arc<Part>,
+    reports: &Reports,
+) -> End {
     let mut data = match connection.accept_uni().await {
         Ok(data) => data,
         Err(error) => return error.into(),

@@ -54,10 +54,9 @@ fn text_of(path: &Path, name: &std::ffi::OsStr) -> Result<String, PeerError> {
 pub(super) fn look(path: &Path) -> Result<Found, PeerError> {
     let path = fs::canonicalize(path).map_err(PeerError::system("opening", path))?;
     let meta = fs::metadata(&path).map_err(PeerError::system("opening", &path))?;
-    let name = path.file_name().ok_or_else(|| PeerError::NotShareable {
-        path: path.clone(),
-        why: "it has no name",
-    })?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| PeerError::NotShareable { path: path.clone(), why: "it has no name" })?;
     let name = FileName::new(text_of(&path, name)?)?;
     if meta.is_file() {
         let size = Size::try_from(meta.len())?;

@@ -129,9 +129,7 @@ async fn take_dropped(
 async fn write_body(body: Body, path: &std::path::Path) -> std::io::Result<()> {
     let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(path).await?;
     let mut stream = body.into_data_stream();
-    while let Some(bytes) =
-        std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await
-    {
+    while let Some(bytes) = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await {
         file.write_all(&bytes.map_err(std::io::Error::other)?).await?;
     }
     file.flush().await

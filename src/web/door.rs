@@ -108,7 +108,8 @@ impl Door {
 
     /// The token of the session whose cookie the request carries.
     pub(super) fn token(&self, headers: &HeaderMap) -> Option<String> {
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let cookies =
+            headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let own = cookies
             .flat_map(|line| line.split(';'))
             .find_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))?;
@@ -131,10 +132,13 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| {
-            let name = axum::http::HeaderName::from_static(name);
-            (name, HeaderValue::from_str(value).unwrap())
-        }).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                let name = axum::http::HeaderName::from_static(name);
+                (name, HeaderValue::from_str(value).unwrap())
+            })
+            .collect()
     }
 
     #[test]
@@ -145,7 +149,8 @@ mod tests {
             let origin = format!("http://{good}");
             assert!(door.is_our_origin(&headers(&[("origin", &origin)])), "{good}");
         }
-        for bad in ["evil.example:8086", "127.0.0.1", "127.0.0.1:80", "localhost:8086.evil.example"] {
+        for bad in ["evil.example:8086", "127.0.0.1", "127.0.0.1:80", "localhost:8086.evil.example"]
+        {
             assert!(!door.is_our_host(&headers(&[("host", bad)])), "{bad}");
             let origin = format!("http://{bad}");
             assert!(!door.is_our_origin(&headers(&[("origin", &origin)])), "{bad}");

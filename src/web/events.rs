@@ -37,7 +37,9 @@ impl Stream for States {
 }
 
 /// Streams states until the browser goes.
-pub(super) fn stream(backend: Arc<dyn Backend>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub(super) fn stream(
+    backend: Arc<dyn Backend>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut changes = backend.changes();

@@ -92,8 +92,7 @@ const MIB: usize = 1 << 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_leads_to_the_file_over_a_lossy_bridge() {
     let world = World::default();
-    let weather =
-        Weather { loss: 0.02, per_second: 20_000_000, delay: Duration::from_millis(10) };
+    let weather = Weather { loss: 0.02, per_second: 20_000_000, delay: Duration::from_millis(10) };
     let (up, down) = (peer(&world, weather), peer(&world, weather));
     let bytes = content(5 * MIB + 77);
     let link = up.share("schöne Grüße ✓.bin", &bytes, Visibility::Link).await;
@@ -171,7 +170,10 @@ async fn four_slow_sources_are_faster_than_one() {
         let began = Instant::now();
         let view = down.get("film", 60).await;
         seconds.push(began.elapsed().as_secs_f64());
-        assert_eq!(blake3::hash(&fs::read(&view.path).unwrap()).as_bytes(), &link.unwrap().content.root.0);
+        assert_eq!(
+            blake3::hash(&fs::read(&view.path).unwrap()).as_bytes(),
+            &link.unwrap().content.root.0
+        );
         let sent: Vec<_> = ups.iter().map(|up| up.engine.view().shares[0].sent).collect();
         assert!(sent.iter().all(|sent| *sent > 0), "all sources send: {sent:?}");
         assert!(view.fetched <= bytes.len() as u64 + sources * (256 << 10), "{view:?}");

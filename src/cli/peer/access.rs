@@ -228,9 +228,7 @@ async fn answer(engine: Arc<Engine>, request: Request) -> Result<serde_json::Val
             let GetRequest { what, to, via_code } = request.parse_args()?;
             serde_json::to_value(engine.get(&what, to, via_code).await.map_err(failed)?)
         }
-        "peer_download" => {
-            serde_json::to_value(engine.download(&request.parse_args::<String>()?))
-        }
+        "peer_download" => serde_json::to_value(engine.download(&request.parse_args::<String>()?)),
         "peer_catalogue" => {
             let filter: String = request.parse_args()?;
             serde_json::to_value(engine.catalogue(&filter).await.map_err(failed)?)

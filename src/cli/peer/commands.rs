@@ -108,7 +108,8 @@ pub(super) async fn get(
     let mut last_have = (0, Instant::now());
     loop {
         let view = access.download(&id).await?;
-        if matches!(view.state, DownloadState::Done | DownloadState::Failed | DownloadState::Paused) {
+        if matches!(view.state, DownloadState::Done | DownloadState::Failed | DownloadState::Paused)
+        {
             progress.end(&view);
             return finished(&view, json);
         }
@@ -120,7 +121,10 @@ pub(super) async fn get(
         if args.give_up.is_some_and(|seconds| quiet > Duration::from_secs(seconds)) {
             progress.end(&view);
             let why = view.reason.clone().unwrap_or_default();
-            return Err(stopped(&view, &format!("nothing arrived for {} s: {why}", quiet.as_secs())));
+            return Err(stopped(
+                &view,
+                &format!("nothing arrived for {} s: {why}", quiet.as_secs()),
+            ));
         }
         tokio::select! {
             () = &mut ended => {
@@ -220,7 +224,8 @@ pub(super) async fn unshare(loaded: &Loaded<PeerConfig>, what: &str) -> anyhow::
     let found: Vec<_> =
         shares.into_iter().filter(|share| share.name == what || share.id == what).collect();
     if found.is_empty() {
-        let words = format!("expected the name or id of a share, got {what:?}; see: cepa peer ls --mine");
+        let words =
+            format!("expected the name or id of a share, got {what:?}; see: cepa peer ls --mine");
         return Err(Failure::new(ExitCode::Usage, words).into());
     }
     for share in found {

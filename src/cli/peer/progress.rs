@@ -78,11 +78,7 @@ impl Progress {
             Self::Lines(last) if last.elapsed() >= LINE => {
                 *last = Instant::now();
                 let percent = (view.have * 100).checked_div(view.size).unwrap_or(0);
-                log_line(&format!(
-                    "{}: {percent} %, {}",
-                    printable(&view.name),
-                    facts(view)
-                ));
+                log_line(&format!("{}: {percent} %, {}", printable(&view.name), facts(view)));
             }
             Self::Json(last) if last.elapsed() >= JSON => {
                 *last = Instant::now();

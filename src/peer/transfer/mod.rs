@@ -26,11 +26,11 @@ use std::{
 
 use rand::{Rng, RngExt};
 
+pub use self::stall::{Stage, Stall};
 use self::{
     source::{Rate, Source, Standing},
     wanted::Wanted,
 };
-pub use self::stall::{Stage, Stall};
 use super::{bitmap::Bitmap, geometry::Size};
 
 /// The number of a source within one transfer.
@@ -422,7 +422,8 @@ impl Transfer {
 
     /// Why nothing arrives; none if bytes do, or everything is there.
     pub fn stall(&self, now: Instant) -> Option<Stall> {
-        if self.is_done || now.saturating_duration_since(self.progress) < STILL && self.rate.at(now) > 0.0
+        if self.is_done
+            || now.saturating_duration_since(self.progress) < STILL && self.rate.at(now) > 0.0
         {
             return None;
         }

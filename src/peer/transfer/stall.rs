@@ -93,7 +93,9 @@ impl fmt::Display for Stall {
                 write!(f, "the tracker does not answer ({why}); trying again")
             }
             Self::WaitingForTracker => f.write_str("waiting for the tracker to find a source"),
-            Self::NoSource => f.write_str("no source: nobody who is online shares it; still looking"),
+            Self::NoSource => {
+                f.write_str("no source: nobody who is online shares it; still looking")
+            }
             Self::Connecting => f.write_str("source found, connecting"),
             Self::ExitLost => f.write_str("exit lost; looking for another way"),
             Self::SourceRejected => {

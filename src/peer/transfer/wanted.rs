@@ -20,8 +20,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn new(have: &Bitmap) -> Self {
-        let chunks: BTreeSet<u32> =
-            (0..have.limit()).filter(|&chunk| !have.has(chunk)).collect();
+        let chunks: BTreeSet<u32> = (0..have.limit()).filter(|&chunk| !have.has(chunk)).collect();
         Self {
             holders: vec![0; have.limit() as usize],
             count: chunks.len(),

@@ -250,8 +250,7 @@ impl Engine {
                 download.board.change(|view| {
                     view.state = DownloadState::Failed;
                     view.reason = Some(error.to_string());
-                    view.stall = full
-                        .then(|| Stall::Disk { why: error.to_string() });
+                    view.stall = full.then(|| Stall::Disk { why: error.to_string() });
                     view.rate = 0.0;
                     view.eta_s = None;
                     view.sources.clear();

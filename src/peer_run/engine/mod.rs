@@ -246,7 +246,6 @@ impl Engine {
             reading: state.reading.values().cloned().collect(),
         }
     }
-
 }
 
 fn parse_id(id: &str) -> Result<FileId, PeerError> {

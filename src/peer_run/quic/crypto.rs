@@ -68,8 +68,7 @@ fn material(secret: &[u8; 32], level: Level, phase: u64, context: &[u8]) -> Mate
     hasher.update(secret).update(&[level as u8]).update(&phase.to_be_bytes()).update(context);
     let mut bytes = Zeroizing::new([0; 2 * KEY_LEN + NONCE_LEN]);
     hasher.finalize_xof().fill(bytes.as_mut());
-    let mut made =
-        Material { key: [0; KEY_LEN], nonce: [0; NONCE_LEN], header: [0; KEY_LEN] };
+    let mut made = Material { key: [0; KEY_LEN], nonce: [0; NONCE_LEN], header: [0; KEY_LEN] };
     made.key.copy_from_slice(&bytes[..KEY_LEN]);
     made.header.copy_from_slice(&bytes[KEY_LEN..2 * KEY_LEN]);
     made.nonce.copy_from_slice(&bytes[2 * KEY_LEN..]);

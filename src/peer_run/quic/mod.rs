@@ -14,11 +14,11 @@ use quinn::{
 };
 use quinn_proto::congestion::CubicConfig;
 
+pub use self::socket::{BRIDGE_MTU, Datagrams};
 use self::{
     crypto::{AgreedCrypto, LocalKey},
     socket::{BridgeUdp, OTHER_SIDE},
 };
-pub use self::socket::{BRIDGE_MTU, Datagrams};
 use crate::peer::agreement::SessionSecrets;
 
 /// What a source may send ahead of what was read: 80 MB/s at a round trip of 200 ms.
@@ -49,7 +49,8 @@ pub enum QuicError {
 fn transport() -> Arc<TransportConfig> {
     let mut acks = AckFrequencyConfig::default();
     // Every acknowledgement is a whole cell: one for about 25 packets, or after 5 ms.
-    acks.ack_eliciting_threshold(VarInt::from_u32(24)).max_ack_delay(Some(Duration::from_millis(5)));
+    acks.ack_eliciting_threshold(VarInt::from_u32(24))
+        .max_ack_delay(Some(Duration::from_millis(5)));
     let mut cubic = CubicConfig::default();
     cubic.initial_window(64 * u64::from(BRIDGE_MTU));
     let mut config = TransportConfig::default();

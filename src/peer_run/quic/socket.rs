@@ -73,8 +73,13 @@ impl AsyncUdpSocket for BridgeUdp {
         let count = bufs.len().min(meta.len()).min(strides.len());
         self.0.poll_recv(cx, &mut bufs[..count], &mut strides[..count]).map_ok(|filled| {
             for (meta, (len, stride)) in meta.iter_mut().zip(&strides[..filled]) {
-                *meta =
-                    RecvMeta { addr: OTHER_SIDE, len: *len, stride: *stride, ecn: None, dst_ip: None };
+                *meta = RecvMeta {
+                    addr: OTHER_SIDE,
+                    len: *len,
+                    stride: *stride,
+                    ecn: None,
+                    dst_ip: None,
+                };
             }
             filled
         })

@@ -318,7 +318,9 @@ impl Network for Member {
             let busy: Vec<usize> = hub
                 .bridges
                 .iter()
-                .filter(|(_, _, down, end)| *down == me && end.upgrade().is_some_and(|end| end.check().is_ok()))
+                .filter(|(_, _, down, end)| {
+                    *down == me && end.upgrade().is_some_and(|end| end.check().is_ok())
+                })
                 .map(|(_, up, ..)| *up)
                 .collect();
             let mut able: Vec<usize> = (0..hub.peers.len())
