@@ -69,6 +69,7 @@ struct Driver {
     is_searching: bool,
     next_search: Instant,
     nobody: bool,
+    refused: Option<NetworkError>,
 }
 
 /// How a request went.
@@ -102,6 +103,7 @@ pub(super) async fn run(
         is_searching: false,
         next_search: now,
         nobody: false,
+        refused: None,
         wish,
     };
     if let Some(content) = driver.wish.content
@@ -183,6 +185,9 @@ impl Driver {
 
     /// Does what time and the transfer ask for.
     fn step(&mut self) -> Result<(), PeerError> {
+        if let Some(error) = self.refused.take() {
+            return Err(error.into());
+        }
         let now = Instant::now();
         let Some(transfer) = &mut self.transfer else {
             if !self.is_searching && self.sources.is_empty() && now >= self.next_search {
@@ -268,6 +273,10 @@ impl Driver {
             }
             Err(error) => {
                 log::debug!("looking for sources: {error}");
+                // Bridges are asked for again; a code that the network does not do is final.
+                if self.wish.via_code && matches!(error, NetworkError::Refused(_)) {
+                    self.refused = Some(error);
+                }
                 0
             }
         };
@@ -374,10 +383,10 @@ impl Driver {
                 view.first_byte_ms.get_or_insert(took);
             }
             Report::Chunk(chunk) => {
-                if !transfer.handle_chunk(now, id, chunk) {
-                    let again = self.part.as_ref().map_or(0, |part| part.len_of(chunk));
-                    self.board.change(|view| view.fetched_again += again);
-                }
+                let is_new = transfer.handle_chunk(now, id, chunk);
+                let len = self.part.as_ref().map_or(0, |part| part.len_of(chunk));
+                let again = if is_new { 0 } else { len };
+                self.board.change(|view| view.fetched_again += again);
             }
             Report::Skipped(chunk) => transfer.handle_skipped(now, id, chunk),
             Report::Withdrawn => {

@@ -30,8 +30,10 @@ impl Engine {
             }
             NetworkEvent::Opened(bridge) if bridge.answer.is_some() => {
                 let told = self.state().downloads.get(&bridge.id).and_then(|d| d.told.clone());
-                // A download that is over, or full of news, has no use for it.
-                let _ = told.map(|told| told.try_send(Tell::Opened(bridge)));
+                if let Some(told) = told {
+                    // A download that is over, or full of news, has no use for it.
+                    let _ = told.try_send(Tell::Opened(bridge));
+                }
             }
             NetworkEvent::Opened(bridge) => self.handle_reader(bridge),
             NetworkEvent::Closed { session, is_exit_lost } => {

@@ -179,7 +179,7 @@ function updateCircuit(row, item) {
     parts.push(element('span', 'arrow', '\u2192'), hop(waits ? 'waiting' : last ? 'exit' : '', last ? `${name} (exit)` : name));
   });
   parts.push(element('span', 'arrow', '\u2192'), hop('waiting', item.sessions ? 'other peers' : 'tracker'));
-  const facts = [item.built < item.hops.length ? `building hop ${item.built + 1} of ${item.hops.length}` : item.is_active ? 'in use for what is new' : 'finishing what it carries', `${duration(item.age_s)} old`];
+  const facts = [item.built < item.hops.length ? `building hop ${item.built + 1} of ${item.hops.length}` : item.is_active ? 'in use for what is new' : item.sessions ? 'finishing what it carries' : 'ready as a spare', `${duration(item.age_s)} old`];
   if (item.rtt_ms !== null) facts.push(`${item.rtt_ms.toFixed(0)} ms to the exit and back`);
   if (item.sessions) facts.push(item.sessions === 1 ? '1 session' : `${item.sessions} sessions`);
   parts.push(element('span', 'facts', facts.join(' \u00b7 ')));

@@ -1,5 +1,7 @@
 //! A network in memory for real peers: a tracker without disk, and bridges with weather.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut},
