@@ -3,7 +3,11 @@
 //! In: any bytes. Out: nothing; a panic is the finding.
 //! Called by: the fuzz targets, and `tests/fuzz_replay.rs`, which replays the corpus.
 
-use std::sync::OnceLock;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use cepa::{
     dcnet::{
@@ -21,8 +25,17 @@ use cepa::{
         ControllerLink, Entry, JoinToken, NodeAnswer, NodeList, Problem, Registration,
         SignedDescriptor, SignedDirectory, TokenId,
     },
-    forward::{flow::PacketFlow, ip::Headers, neighbours::Neighbours, stream::Reassembler},
-    model::{BODY_LEN, DropCounters, ExitPolicy, NodeId, PacketBatch},
+    forward::{
+        exit::{AddressPool, ExitLimits, ExitTable},
+        flow::PacketFlow,
+        ip::Headers,
+        neighbours::Neighbours,
+        stream::{BodySink, Packer, Reassembler},
+    },
+    model::{
+        BODY_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropCounters, ExitPolicy, NodeId,
+        PacketBatch,
+    },
     peer::{
         geometry::Size,
         link::ShareLink,
@@ -58,6 +71,7 @@ pub(crate) const ALL: &[Parser] = &[
     ("inner_packet", inner_packet),
     ("stream", stream),
     ("inside_frame", inside_frame),
+    ("exit", exit),
     ("exit_policy", exit_policy),
     ("link", link),
     ("descriptor", descriptor),
@@ -181,6 +195,74 @@ fn stream(bytes: &[u8]) {
         packets.clear();
         assert!(reassembler.heap_bytes() <= 64 << 10, "its memory is bounded");
     }
+}
+
+/// Bodies of a stream, as a client fills them.
+#[derive(Default)]
+struct Bodies(Vec<[u8; BODY_LEN]>);
+
+impl BodySink for Bodies {
+    fn next_body(&mut self) -> &mut [u8; BODY_LEN] {
+        self.0.push([0; BODY_LEN]);
+        self.body()
+    }
+
+    fn body(&mut self) -> &mut [u8; BODY_LEN] {
+        self.0.last_mut().expect("a body is asked for before it is filled")
+    }
+}
+
+/// Packets of a client through an exit, each behind its length in two bytes.
+fn exit(bytes: &[u8]) {
+    const MOST: u32 = 4;
+    let now = Instant::now();
+    let v4 = (Ipv4Addr::new(100, 65, 0, 0), 24);
+    let v6 = (Ipv6Addr::new(0xfd63, 0x6570, 0x6101, 0, 0, 0, 0, 0), 112);
+    let pool = AddressPool::new(v4, v6, Duration::ZERO).expect("these are networks");
+    let limits = ExitLimits { connections: MOST, ..ExitLimits::default() };
+    let mut table = ExitTable::new(ExitPolicy::default(), limits, pool, now);
+    let key = CircuitKey(0);
+    let own = table.attach(key, now).expect("the pool is empty");
+    let (mut device, mut replies) = (PacketBatch::default(), PacketBatch::default());
+    let mut drops = DropCounters::default();
+    let mut rest = bytes;
+    let mut seq = 1000;
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes(*length) % 2048).min(behind.len());
+        let (packet, behind) = behind.split_at(length);
+        rest = behind;
+        let (mut bodies, mut packer) = (Bodies::default(), Packer::new());
+        if packer.push(packet, &mut bodies).is_err() {
+            continue;
+        }
+        packer.flush(&mut bodies);
+        let before = table.connections();
+        for body in &bodies.0 {
+            table.outbound(now, key, seq, Some(body), &mut device, &mut replies, &mut drops);
+            seq += 1;
+        }
+        assert!(table.connections() <= MOST as usize, "the cap holds");
+        let flags = PacketFlow::parse(packet).ok().and_then(|flow| flow.tcp_flags);
+        if flags.is_some_and(|flags| flags & 0x02 != 0 && flags & 0x05 != 0) {
+            assert!(device.is_empty(), "a SYN that also closes leaves no exit");
+            assert_eq!(table.connections(), before, "and starts no connection");
+        }
+        for packet in device.iter() {
+            let headers = Headers::parse(packet).expect("what leaves is a packet");
+            let source = headers.source(packet);
+            assert!(source == own.v4 || source == own.v6, "it leaves with its circuit's address");
+            assert!(!table.pool().contains(headers.destination(packet)), "and out of the pool");
+        }
+        for reply in replies.iter() {
+            let headers = Headers::parse(reply).expect("an answer is a packet");
+            let to = headers.destination(reply);
+            assert!(to == CLIENT_INNER_V4 || to == CLIENT_INNER_V6, "it is for the client");
+        }
+        device.clear();
+        replies.clear();
+    }
+    let memory = table.info(key).map_or(0, |info| info.memory_bytes);
+    assert!(memory <= 80 << 10, "its memory is bounded: {memory}");
 }
 
 fn exit_policy(bytes: &[u8]) {

@@ -127,8 +127,33 @@ fn unknown_jobs_and_tiers_are_2_and_list_the_known() {
     }
     let output = programs.run("scripts/ci.sh", &["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for job in ["fmt", "clippy", "doc", "layers", "test", "sim", "netns", "deny", "sim-full"] {
+    for job in
+        ["fmt", "clippy", "doc", "layers", "test", "sim", "netns", "deny", "sim-full", "kills-full"]
+    {
         assert!(said(&output).contains(job), "{job} is not in the help");
+    }
+}
+
+/// What the help lists, the job list accepts: the guard in front must not forget one.
+#[test]
+fn every_job_of_the_help_is_accepted() {
+    let script = fs::read_to_string(root().join("scripts/ci.sh")).unwrap();
+    let help: Vec<&str> = script
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(help.len() > 12, "{help:?}");
+    let (guard, jobs) = script.split_once("scripts/need cc").unwrap();
+    for job in help {
+        let word = |text: &str| {
+            text.lines().filter(|line| !line.starts_with('#')).any(|line| {
+                line.trim_end_matches(" ;;").split([' ', '|', ')']).any(|word| word == job)
+                    && line.contains(')')
+            })
+        };
+        assert!(word(guard), "{job} is refused by the guard");
+        assert!(word(jobs), "{job} does nothing");
     }
 }
 

@@ -174,6 +174,65 @@ pub fn bring_up(interface: u32, mtu: u32, queue_len: u32) -> Result<()> {
         .map_err(|error| CaptureError::step("bring an interface up", ADMIN, error))
 }
 
+/// A route of the main table to a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The network.
+    pub network: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// Of two routes to one network the one with the lower number counts.
+    pub priority: u32,
+    /// Whether it carries our mark.
+    pub ours: bool,
+    /// How packets leave by it.
+    pub way: Way,
+}
+
+/// The unicast routes of the main table.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn routes() -> Result<Vec<Route>> {
+    let list = || Netlink::route()?.list(RouteNetlinkMessage::GetRoute(RouteMessage::default()));
+    let messages = list().map_err(|error| CaptureError::step("list routes", ADMIN, error))?;
+    Ok(messages
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.table == TABLE_MAIN && route.header.kind == RouteType::Unicast =>
+            {
+                let mut network = match route.header.address_family {
+                    AddressFamily::Inet => IpAddr::from([0; 4]),
+                    AddressFamily::Inet6 => IpAddr::from([0; 16]),
+                    _ => return None,
+                };
+                let mut priority = 0;
+                for attribute in &route.attributes {
+                    match attribute {
+                        RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
+                            network = (*ip).into()
+                        }
+                        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
+                            network = (*ip).into();
+                        }
+                        RouteAttribute::Priority(number) => priority = *number,
+                        _ => {}
+                    }
+                }
+                Some(Route {
+                    network,
+                    prefix: route.header.destination_prefix_length,
+                    priority,
+                    ours: route.header.protocol == OUR_PROTOCOL,
+                    way: way_of(&route)?,
+                })
+            }
+            _ => None,
+        })
+        .collect())
+}
+
 /// How packets to `to` leave.
 ///
 /// # Errors

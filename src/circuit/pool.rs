@@ -1,7 +1,13 @@
 //! Which circuit new flows take: one active, one spare, the old ones draining.
 //!
-//! In: circuits that became ready or went away, flows per circuit, the time. Out: whether to build,
-//! which to close. Called by: the client's event loop.
+//! In: circuits that became ready, stalled or went away, flows per circuit, the time. Out: whether
+//! to build, which to close. Called by: the client's event loop.
+//!
+//! ```text
+//! building -> spare -> active -> draining -> closed
+//!               stalled: takes no new flows and keeps those it has, until it is heard again or
+//!                        another circuit has proved for a moment that this machine is online
+//! ```
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +17,8 @@ use crate::model::CircuitKey;
 
 /// Circuits being built at once, at most.
 const MAX_BUILDING: usize = 4;
+/// How long a new circuit is in use before the stalled ones are given up.
+const STALLED_GRACE: Duration = Duration::from_millis(1_500);
 
 /// How circuits come and go.
 #[derive(Clone, Debug)]
@@ -43,10 +51,12 @@ impl Default for PoolSettings {
 pub struct Pool {
     settings: PoolSettings,
     active: Option<CircuitKey>,
+    active_since: Option<Instant>,
     rotate_at: Option<Instant>,
     spare: Option<CircuitKey>,
     building: Vec<(CircuitKey, Instant)>,
     draining: Vec<(CircuitKey, Instant)>,
+    stalled: Vec<CircuitKey>,
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -57,10 +67,12 @@ impl Pool {
         Self {
             settings,
             active: None,
+            active_since: None,
             rotate_at: None,
             spare: None,
             building: Vec::new(),
             draining: Vec::new(),
+            stalled: Vec::new(),
             failures: 0,
             retry_at: None,
         }
@@ -121,18 +133,52 @@ impl Pool {
         }
     }
 
+    /// A circuit that was built for it takes the new flows; the active one drains.
+    pub fn prefer(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        if self.active == Some(key) {
+            return;
+        }
+        self.draining.retain(|(draining, _)| *draining != key);
+        if self.spare == Some(key) {
+            self.spare = None;
+        }
+        self.draining.extend(self.active.take().map(|active| (active, now)));
+        self.activate(now, key, rng);
+    }
+
+    /// A circuit's first hop is silent; the spare takes over at once if it was the active one.
+    pub fn on_stalled(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        self.leave(now, key, rng);
+        self.stalled.push(key);
+    }
+
+    /// A stalled circuit is heard again.
+    pub fn on_resumed(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
+        if self.stalled.contains(&key) {
+            self.stalled.retain(|stalled| *stalled != key);
+            self.on_ready(now, key, rng);
+        }
+    }
+
     /// A circuit is gone; the spare takes over at once if it was the active one.
     pub fn on_closed(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
         if self.building.iter().any(|(building, _)| *building == key) {
             self.building.retain(|(building, _)| *building != key);
             self.back_off(now);
         }
+        self.stalled.retain(|stalled| *stalled != key);
+        self.leave(now, key, rng);
+    }
+
+    /// Takes a circuit out of its role.
+    fn leave(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
         self.draining.retain(|(draining, _)| *draining != key);
         if self.spare == Some(key) {
             self.spare = None;
         }
         if self.active == Some(key) {
             self.active = None;
+            self.active_since = None;
             if let Some(spare) = self.spare.take() {
                 self.activate(now, spare, rng);
             }
@@ -148,7 +194,7 @@ impl Pool {
         true
     }
 
-    /// Rotates when it is time; returns the draining circuits that should be closed.
+    /// Rotates when it is time; returns the draining and stalled circuits that should be closed.
     pub fn handle_timeout(
         &mut self,
         now: Instant,
@@ -159,12 +205,17 @@ impl Pool {
             self.rotate(now, rng);
         }
         let limit = self.settings.drain_at_most;
+        let is_online = self
+            .active_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= STALLED_GRACE);
+        let given_up = self.stalled.iter().copied().filter(|_| is_online);
         self.draining
             .iter()
             .filter(|(key, since)| {
                 flows(*key) == 0 || now.saturating_duration_since(*since) >= limit
             })
             .map(|(key, _)| *key)
+            .chain(given_up)
             .collect()
     }
 
@@ -184,6 +235,7 @@ impl Pool {
 
     fn activate(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
         self.active = Some(key);
+        self.active_since = Some(now);
         let share = rng.random_range(0.8..1.2);
         self.rotate_at = Some(now + self.settings.rotate_every.mul_f64(share));
     }
@@ -235,6 +287,42 @@ mod tests {
             pool.handle_timeout(later + Duration::from_secs(3_601), |_| 1, &mut rng),
             [CircuitKey(0)]
         );
+    }
+
+    #[test]
+    fn a_circuit_built_for_it_takes_the_new_flows() {
+        let (mut pool, now, mut rng) = pool();
+        for number in 0..3 {
+            pool.on_ready(now, CircuitKey(number), &mut rng);
+        }
+        pool.prefer(now, CircuitKey(2), &mut rng);
+        assert_eq!((pool.active(), pool.spare()), (Some(CircuitKey(2)), Some(CircuitKey(1))));
+        assert!(pool.is_draining(CircuitKey(0)) && !pool.is_draining(CircuitKey(2)));
+        pool.prefer(now, CircuitKey(1), &mut rng);
+        assert_eq!((pool.active(), pool.spare()), (Some(CircuitKey(1)), None));
+        pool.prefer(now, CircuitKey(1), &mut rng);
+        assert!(!pool.is_draining(CircuitKey(1)), "it is active already");
+    }
+
+    #[test]
+    fn stalled_circuits_wait_until_another_is_in_use_or_they_are_heard_again() {
+        let (mut pool, now, mut rng) = pool();
+        let later = |ms| now + Duration::from_millis(ms);
+        pool.on_ready(now, CircuitKey(0), &mut rng);
+        pool.on_ready(now, CircuitKey(1), &mut rng);
+        for number in 0..2 {
+            pool.on_stalled(later(1_000), CircuitKey(number), &mut rng);
+        }
+        assert_eq!((pool.active(), pool.spare()), (None, None));
+        assert!(pool.wants_circuit(later(1_000)));
+        assert_eq!(pool.handle_timeout(later(30_000), |_| 1, &mut rng), []);
+        pool.on_resumed(later(31_000), CircuitKey(1), &mut rng);
+        assert_eq!(pool.active(), Some(CircuitKey(1)));
+        assert_eq!(pool.handle_timeout(later(32_000), |_| 1, &mut rng), []);
+        assert_eq!(pool.handle_timeout(later(32_600), |_| 1, &mut rng), [CircuitKey(0)]);
+        pool.on_closed(later(32_600), CircuitKey(0), &mut rng);
+        pool.on_resumed(later(32_700), CircuitKey(0), &mut rng);
+        assert_eq!(pool.spare(), None, "what is gone does not come back");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     controller::ControllerError,
     dcnet::error::DcnetError,
     directory::ClientError,
+    keys::KeyError,
     node::NodeError,
     peer_run::{PeerError, network::NetworkError},
     telemetry::control::{ControlError, RefusalKind},
@@ -71,6 +72,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     if let Some(PeerError::Network(NetworkError::Unreachable(_))) = cause.downcast_ref() {
         return Some(ExitCode::Unreachable);
     }
+    if cause.downcast_ref().is_some_and(KeyError::is_missing_privilege) {
+        return Some(ExitCode::MissingPrivilege);
+    }
     match cause.downcast_ref::<ControllerError>() {
         Some(ControllerError::Control(error)) => return Some(of_control(error)),
         Some(ControllerError::Setting { .. }) => return Some(ExitCode::Usage),
@@ -80,6 +84,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<ExitCode> {
     match cause.downcast_ref::<NodeError>() {
         Some(NodeError::Control(error)) => Some(of_control(error)),
         Some(NodeError::Client(error)) => Some(of_client(error)),
+        Some(NodeError::Key(error)) if error.is_missing_privilege() => {
+            Some(ExitCode::MissingPrivilege)
+        }
         Some(NodeError::Capture(error)) if error.is_missing_privilege() => {
             Some(ExitCode::MissingPrivilege)
         }

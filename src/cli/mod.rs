@@ -5,6 +5,9 @@
 
 #![allow(clippy::print_stderr, reason = "the command line is where text is printed")]
 
+mod archive;
+mod backup;
+mod bench;
 mod bugreport;
 mod circuits;
 mod client;
@@ -14,6 +17,7 @@ mod daemon;
 mod dcnet;
 mod doctor;
 mod exit_code;
+mod keys;
 mod lan;
 mod leaktest;
 mod lockdown;
@@ -90,6 +94,14 @@ enum Command {
     Doctor(doctor::Args),
     /// Gather what a person who helps needs to know, without addresses and names
     Bugreport(bugreport::Args),
+    /// Measure throughput and latency of the client's circuits
+    Bench(bench::Args),
+    /// Show the keys of a role, or draw a node's onion key anew
+    Keys(keys::Args),
+    /// Write the state of a role, with its keys, into one file
+    Backup(backup::BackupArgs),
+    /// Put a role's state back from such a file
+    Restore(backup::RestoreArgs),
     /// Run the whole network on this machine, in namespaces
     Rig(rig::Args),
     /// Print a completion script for a shell
@@ -118,6 +130,10 @@ impl Command {
             Self::Unlock(args) => args.run(),
             Self::Doctor(args) => args.run(),
             Self::Bugreport(args) => args.run(),
+            Self::Bench(args) => args.run(),
+            Self::Keys(args) => args.run(),
+            Self::Backup(args) => args.run(),
+            Self::Restore(args) => args.run(),
             Self::Rig(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
@@ -144,7 +160,7 @@ pub fn main() -> std::process::ExitCode {
             if !is_answered && output::wants_json(std::env::args_os()) {
                 output::print_error_json(code, &error);
             }
-            eprintln!("cepa: {error:#}");
+            eprintln!("cepa: {}", output::words(&error));
             code.into()
         }
     }

@@ -44,6 +44,19 @@ pub(crate) fn print_json(command: &str, body: &impl Serialize) -> anyhow::Result
     Ok(())
 }
 
+/// An error and its causes in one line. A cause that an error already quotes is not said again.
+pub(super) fn words(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Prints an error for a program that asked for JSON.
 pub(super) fn print_error_json(code: ExitCode, error: &anyhow::Error) {
     #[derive(Serialize)]
@@ -51,7 +64,7 @@ pub(super) fn print_error_json(code: ExitCode, error: &anyhow::Error) {
         exit_code: u8,
         error: String,
     }
-    let body = Body { exit_code: code as u8, error: format!("{error:#}") };
+    let body = Body { exit_code: code as u8, error: words(error) };
     if let Ok(text) = json_text("error", &body) {
         print(format_args!("{text}\n"));
     }
@@ -87,6 +100,15 @@ mod tests {
     fn the_schema_is_the_first_field() {
         let text = json_text("status", &serde_json::json!({"a": 1, "z": 2})).unwrap();
         assert!(text.starts_with("{\n  \"schema\": \"cepa.status/1\","), "{text}");
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let quoted = anyhow::Error::new(denied()).context("expected a key, got permission denied");
+        assert_eq!(words(&quoted), "expected a key, got permission denied");
+        let plain = anyhow::Error::new(denied()).context("opening the key");
+        assert_eq!(words(&plain), "opening the key: permission denied");
     }
 
     #[test]

@@ -108,8 +108,11 @@ struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     hostile: u64,
     /// On the machines of this file, over ssh, instead of in namespaces
-    #[arg(long, value_name = "HOSTS.TOML", conflicts_with_all = ["links", "out", "hostile", "programs", "keep"])]
+    #[arg(long, value_name = "HOSTS.TOML", conflicts_with_all = ["links", "out", "hostile", "kills", "programs", "keep"])]
     hosts: Option<PathBuf>,
+    /// How many nodes are killed one after the other
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    kills: u16,
     /// Only these scenarios, comma-separated
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = scenarios())]
     only: Vec<String>,
@@ -231,6 +234,7 @@ impl RunArgs {
             network: NetworkOptions::read(&self.links, 3)?,
             out: self.out,
             hostile: self.hostile,
+            kills: usize::from(self.kills),
             only: self.only,
             programs: programs(&self.programs)?,
         };

@@ -44,7 +44,7 @@ struct Answer {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let places = match &self.state {
-            Some(dir) => vec![Place::new("daemon", Some(dir))],
+            Some(dir) => vec![daemon::place_in(dir)],
             None => daemon::every_place()?,
         };
         let mut before = Vec::new();

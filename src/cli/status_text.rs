@@ -207,6 +207,8 @@ fn circuits(circuits: &[CircuitInfo]) -> String {
     let states = [
         CircuitState::Active,
         CircuitState::Spare,
+        CircuitState::Extra,
+        CircuitState::Stalled,
         CircuitState::Building,
         CircuitState::Draining,
         CircuitState::Closing,

@@ -15,6 +15,7 @@ mod base64_text;
 mod descriptor;
 mod error;
 mod http;
+mod latency;
 mod link;
 mod path;
 mod probe;
@@ -35,6 +36,7 @@ pub use descriptor::{
 };
 pub use error::DirectoryError;
 pub use http::{ClientError, ControllerClient, LONG_POLL};
+pub use latency::LinkTimes;
 pub use link::{ControllerLink, JoinToken, TokenId, TokenSecret};
 pub use path::{PathError, PathRules, choose_path};
 pub use probe::{check_probe, sign_probe};

@@ -2,7 +2,7 @@
 //!
 //! In: nothing. Out: one error type. Called by: every file of keys, and those who use them.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
 
 /// A key that cannot be used, or an operation that a key refuses.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub enum KeyError {
         got: String,
     },
     /// The file system refused.
-    #[error("expected to {action} {path}, got: {cause}")]
+    #[error("expected to {action} {path}, got: {cause}{}", way_out(cause))]
     File {
         /// What was tried.
         action: &'static str,
@@ -81,4 +81,20 @@ pub enum KeyError {
         /// Why it failed.
         cause: std::io::Error,
     },
+}
+
+impl KeyError {
+    /// Whether another user could have done it.
+    pub fn is_missing_privilege(&self) -> bool {
+        matches!(self, Self::File { cause, .. } if cause.kind() == ErrorKind::PermissionDenied)
+    }
+}
+
+fn way_out(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        ErrorKind::PermissionDenied => {
+            "; run as root or as the user the daemon runs as, or name another directory with --state"
+        }
+        _ => "",
+    }
 }

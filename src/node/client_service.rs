@@ -5,7 +5,7 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -39,11 +39,16 @@ use crate::{
     telemetry::{
         CircuitsStatus, ClientState, ClientStatus, Status,
         control::{
-            CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
+            BenchArgs, CloseArgs, ControlServer, PingArgs, Refusal, RefusalKind, Request,
+            TraceArgs, command,
         },
         service_manager::{ready, stop_signal},
     },
 };
+
+/// How long flows outlive their way to the guard: an interface that goes down and up, a train in a
+/// tunnel.
+const HOLD_FOR: Duration = Duration::from_secs(60);
 
 /// Runs a client until it is told to stop.
 ///
@@ -83,7 +88,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
             suite: config.suites.first().copied(),
             carrier: config.carrier,
         },
-        timers: ClientTimers::default(),
+        timers: ClientTimers { hold_for: HOLD_FOR, ..ClientTimers::default() },
         pool: PoolSettings { rotate_every: config.rotate_every.into(), ..PoolSettings::default() },
         own_suite: suites(&config.suites)[0],
         guard,
@@ -191,6 +196,10 @@ async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Va
         command::STOP => {
             source.stop.notify_one();
             to_json(())
+        }
+        command::BENCH => {
+            let args: BenchArgs = request.parse_args()?;
+            to_json(data.ask(|reply| ClientCommand::Bench(args, reply)).await??)
         }
         _ => Err(request.unknown(ClientConfig::ROLE)),
     }

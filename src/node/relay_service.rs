@@ -98,6 +98,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let contact = Contact::new(link);
     let (newest, directories) = watch::channel(cache.newest().cloned());
     let (state, states) = watch::channel(State::default());
+    let (rotate, rotations) = mpsc::channel(1);
 
     let mut tasks = JoinSet::new();
     tasks.spawn(post_all(post_queue, directories.clone(), None));
@@ -119,6 +120,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         directories,
         contact: contact.clone(),
         data: data.handle.clone(),
+        rotate,
     };
     tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
     let registration = Registration {
@@ -131,6 +133,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         contact,
         state: state.clone(),
         data: data.handle.clone(),
+        rotations,
     };
     service_manager::status("asking the controller to list it");
     ready();
@@ -214,6 +217,9 @@ struct State {
     public_address: Option<SocketAddr>,
 }
 
+/// Who asked for a new onion key, and is told how that went.
+type Rotated = oneshot::Sender<Result<(), Refusal>>;
+
 /// Keeps the node listed.
 struct Registration {
     config: NodeConfig,
@@ -225,6 +231,7 @@ struct Registration {
     contact: Contact,
     state: watch::Sender<State>,
     data: Handle<RelayCommand>,
+    rotations: mpsc::Receiver<Rotated>,
 }
 
 impl Registration {
@@ -261,7 +268,17 @@ impl Registration {
                 }
                 Err(error) => return Err(error),
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(asked) = self.rotations.recv() => {
+                    // The next renewal, which follows at once, carries the new key.
+                    let result = self.rotate_now(&mut rng);
+                    let refusal = |error: NodeError| {
+                        Refusal::new(RefusalKind::Failed, error.to_string())
+                    };
+                    let _ = asked.send(result.map_err(refusal));
+                }
+            }
         }
     }
 
@@ -318,6 +335,14 @@ impl Registration {
         }
     }
 
+    fn rotate_now(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
+        let now = Timestamp::now();
+        self.onion.rotate(now, rng)?;
+        log::info!(event = "onion_key"; "a new onion key is in use, because somebody asked for it");
+        let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
+        Ok(())
+    }
+
     fn rotate(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
         let now = Timestamp::now();
         if self.onion.rotate_if_due(now, rng)? {
@@ -340,9 +365,17 @@ struct StatusSource {
     directories: watch::Receiver<Option<Arc<Directory>>>,
     contact: Contact,
     data: Handle<RelayCommand>,
+    rotate: mpsc::Sender<Rotated>,
 }
 
 async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
+    if request.command == command::KEYS_ROTATE {
+        let ended = || Refusal::new(RefusalKind::Failed, "the daemon is ending");
+        let (asked, rotated) = oneshot::channel();
+        source.rotate.send(asked).await.map_err(|_| ended())?;
+        rotated.await.map_err(|_| ended())??;
+        return Ok(serde_json::Value::Null);
+    }
     if request.command != command::STATUS {
         return Err(request.unknown(NodeConfig::ROLE));
     }

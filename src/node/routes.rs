@@ -7,9 +7,10 @@
 //! they had, or cells would be captured themselves.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::{IpAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -17,90 +18,117 @@ use tokio::sync::watch;
 use crate::{
     capture::{
         Result,
-        route::{self, Way},
+        route::{self, Route, Way},
     },
     config::Cidr,
     directory::{ControllerLink, Directory},
 };
 
+/// How often the kernel's routes are looked at: an interface that went down takes its routes along,
+/// and another network has another router.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Routes that are in force until dropped.
 pub(super) struct Routes {
-    /// The captured networks, and the way that led there before.
-    captured: Vec<(Cidr, Option<Way>)>,
-    /// The TUN.
-    interface: u32,
-    ways: BTreeSet<IpAddr>,
+    captured: Vec<Cidr>,
+    /// Members and the controller that lie in captured networks, and the way each has.
+    kept: BTreeMap<IpAddr, Option<Way>>,
 }
 
 impl Routes {
     /// Captures the networks. The controller keeps its way.
     pub(super) fn start(tun: &str, captured: &[Cidr], link: &ControllerLink) -> Result<Self> {
         route::remove_ours()?;
-        let captured = captured.iter().map(|network| (*network, way_before(*network))).collect();
+        let mut routes = Self { captured: captured.to_vec(), kept: BTreeMap::new() };
         let controller = (link.host(), link.port()).to_socket_addrs();
+        controller.into_iter().flatten().for_each(|addr| routes.keep(addr.ip()));
+        routes.keep_ways()?;
         let interface = route::interface(tun)?.index;
-        let mut routes = Self { captured, interface, ways: BTreeSet::new() };
         let way = Way { interface, gateway: None, source: None };
-        for (network, _) in &routes.captured {
+        for network in captured {
             for half in halves(*network) {
                 route::add_route(half.address, half.prefix, &way)?;
             }
         }
-        for addr in controller.into_iter().flatten() {
-            routes.keep_way(addr.ip());
-        }
         Ok(routes)
     }
 
-    /// Keeps the way to every member that lies in a captured network, as the directory changes.
+    /// Keeps the way to every member that lies in a captured network, as the directory and this
+    /// machine's own network change.
     pub(super) async fn follow(mut self, mut directories: watch::Receiver<Option<Arc<Directory>>>) {
+        let mut last_error = None;
         loop {
             let directory = directories.borrow_and_update().clone();
             for member in directory.iter().flat_map(|directory| directory.nodes()) {
-                self.keep_way(member.addr().ip());
+                self.keep(member.addr().ip());
             }
-            if directories.changed().await.is_err() {
-                return;
+            let error = self.keep_ways().err().map(|error| error.to_string());
+            if error != last_error
+                && let Some(error) = &error
+            {
+                log::warn!("a member inside a captured network keeps no way of its own: {error}");
+            }
+            last_error = error;
+            match tokio::time::timeout(LOOK_EVERY, directories.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) | Err(_) => {}
             }
         }
     }
 
-    fn keep_way(&mut self, address: IpAddr) {
-        let found = self.captured.iter().find(|(network, _)| network.contains(address));
-        let Some((_, before)) = found else { return };
-        if !self.ways.insert(address) {
-            return;
+    fn keep(&mut self, address: IpAddr) {
+        if self.captured.iter().any(|network| network.contains(address)) {
+            self.kept.entry(address).or_default();
         }
-        // A route that is closer, such as that of a cable both are on, leads past the TUN already.
-        if route::way_to(address).is_ok_and(|way| way.interface != self.interface) {
-            return;
+    }
+
+    /// Gives every kept address the way it would have without the capture, where that changed.
+    fn keep_ways(&mut self) -> Result<()> {
+        if self.kept.is_empty() {
+            return Ok(());
         }
-        let Some(way) = before else {
-            log::warn!("a member lies in a captured network that no route led to; not reachable");
-            return;
-        };
-        let prefix = if address.is_ipv4() { 32 } else { 128 };
-        if let Err(error) = route::add_route(address, prefix, way) {
-            log::warn!("a member inside a captured network keeps no way of its own: {error}");
+        let table = route::routes()?;
+        let mut result = Ok(());
+        for (address, kept) in &mut self.kept {
+            let Some(way) = way_around(&table, *address) else {
+                if kept.take().is_some() {
+                    log::warn!("no route leads to a member inside a captured network any more");
+                }
+                continue;
+            };
+            let prefix = full_prefix(*address);
+            let is_there = table.iter().any(|route| {
+                route.ours
+                    && (route.network, route.prefix) == (*address, prefix)
+                    && (route.way.interface, route.way.gateway) == (way.interface, way.gateway)
+            });
+            if !is_there || kept.as_ref() != Some(&way) {
+                match route::add_route(*address, prefix, &way) {
+                    Ok(()) => *kept = Some(way),
+                    Err(error) => result = Err(error),
+                }
+            }
         }
+        result
     }
 }
 
-/// The way that leads into a network before it is captured.
-fn way_before(network: Cidr) -> Option<Way> {
-    let first = match network.address {
-        IpAddr::V4(address) => IpAddr::V4((address.to_bits() | 1).into()),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() | 1).into()),
-    };
-    // The way to a router of a default route is found by any address behind it.
-    let probe = if network.prefix > 0 {
-        first
-    } else if network.address.is_ipv4() {
-        IpAddr::from([192, 0, 2, 1])
-    } else {
-        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])
-    };
-    route::way_to(probe).ok()
+fn full_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The way to an address by the routes that are not ours: the longest prefix decides, then the
+/// priority.
+fn way_around(table: &[Route], address: IpAddr) -> Option<Way> {
+    table
+        .iter()
+        .filter(|route| !route.ours)
+        .filter(|route| {
+            let network = Cidr { address: route.network, prefix: route.prefix };
+            network.contains(address)
+        })
+        .min_by_key(|route| (u8::MAX - route.prefix, route.priority))
+        .map(|route| route.way.clone())
 }
 
 /// A default route is captured in two halves, so that the system's own stays as it is.
@@ -120,5 +148,39 @@ impl Drop for Routes {
         if let Err(error) = route::remove_ours() {
             log::warn!("routes stay behind: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(network: &str, interface: u32, priority: u32, ours: bool) -> Route {
+        let Cidr { address: network, prefix } = network.parse().unwrap();
+        Route {
+            network,
+            prefix,
+            priority,
+            ours,
+            way: Way { interface, gateway: None, source: None },
+        }
+    }
+
+    #[test]
+    fn the_way_around_the_capture_is_the_one_the_kernel_would_take() {
+        let table = [
+            route("0.0.0.0/0", 1, 600, false),
+            route("0.0.0.0/0", 2, 100, false),
+            route("192.0.2.0/24", 3, 0, false),
+            route("0.0.0.0/1", 9, 0, true),
+            route("192.0.2.7/32", 9, 0, true),
+            route("2001:db8::/32", 4, 0, false),
+        ];
+        let way =
+            |address: &str| way_around(&table, address.parse().unwrap()).map(|way| way.interface);
+        assert_eq!(way("8.8.8.8"), Some(2), "the lower number counts");
+        assert_eq!(way("192.0.2.7"), Some(3), "the longer prefix counts, and ours do not");
+        assert_eq!(way("2001:db8::1"), Some(4));
+        assert_eq!(way("fd00::1"), None);
     }
 }

@@ -16,8 +16,8 @@ use super::{
     rootless,
     run::Run,
     scenario::{
-        cleanup, controller_gone, failover, gateway, hostile, knowledge, one_node, refusals, speed,
-        traffic, wire_image,
+        cleanup, controller_gone, failover, gateway, hostile, kills, knowledge, limits, one_node,
+        ports, refusals, roaming, speed, traffic, wire_image,
     },
     stage::{Stage, Watcher},
 };
@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// How many hostile datagrams.
     pub hostile: u64,
+    /// How many nodes are killed one after the other.
+    pub kills: usize,
     /// Only these scenarios; empty: all.
     pub only: Vec<String>,
     /// Hosts whose daemons are another build of this program, and where that is.
@@ -38,13 +40,18 @@ pub struct RunOptions {
 }
 
 /// The scenarios' names, in order.
-pub const SCENARIOS: [&str; 9] = [
+pub const SCENARIOS: [&str; 14] = [
     "three-hops",
     "hostile",
     "speed",
     "four-hops",
     "failover",
+    "kills",
+    "roaming",
+    "ports",
     "controller",
+    "limits",
+    "idle-circuits",
     "refusals",
     "one-node",
     "gateway",
@@ -73,7 +80,7 @@ pub fn run(
     let run = begin(options)?;
     let dir = options.out.clone().unwrap_or_else(|| run.dir.join("captures"));
     let mut report = Report::new(&run, dir.clone());
-    if SCENARIOS[..7].iter().any(|scenario| options.wants(scenario)) {
+    if SCENARIOS[..12].iter().any(|scenario| options.wants(scenario)) {
         let network = Network::up(run, Plan::full(), &options.network.links)?;
         let mut stage = Stage::new(&network, watcher)?;
         let result = full(options, &mut stage, &dir, &mut report);
@@ -142,6 +149,18 @@ fn full(
         stage.scenario("failover");
         failover::middle_node_dies(stage, 3);
     }
+    if options.wants("kills") {
+        stage.scenario("kills");
+        kills::nodes_one_after_the_other(stage, options.kills.max(1));
+    }
+    if options.wants("roaming") {
+        stage.scenario("roaming");
+        roaming::address_and_interface(stage);
+    }
+    if options.wants("ports") {
+        stage.scenario("ports");
+        ports::of_exits(stage);
+    }
     if options.wants("controller") {
         stage.scenario("controller");
         if stage.daemons.client.is_none() {
@@ -149,6 +168,14 @@ fn full(
         }
         stage.daemons.wait_connected(stage.network, super::stage::PATIENCE)?;
         controller_gone::stopped_and_started(stage);
+    }
+    if options.wants("limits") {
+        stage.scenario("limits");
+        limits::one_circuit_at_the_exit(stage);
+    }
+    if options.wants("idle-circuits") {
+        stage.scenario("idle-circuits");
+        limits::idle_circuits_are_small(stage);
     }
     if options.wants("refusals") {
         stage.scenario("refusals");

@@ -12,7 +12,7 @@ mod snapshot;
 
 pub use lockdown::{Device, LeakProbe, LeakReport, LockdownStatus};
 pub use snapshot::{
-    CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus, ControllerContact,
-    ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState, NodeStatus,
-    PingAnswer, Status, TraceAnswer, TraceHop, TrackerStatus, Traffic,
+    BenchAnswer, CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus,
+    ControllerContact, ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState,
+    NodeStatus, PingAnswer, Status, TraceAnswer, TraceHop, TrackerStatus, Traffic,
 };

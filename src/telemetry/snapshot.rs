@@ -211,6 +211,10 @@ pub enum CircuitState {
     Active,
     /// It is open and waits for its turn.
     Spare,
+    /// It was built for destinations that the active one's exit does not let through.
+    Extra,
+    /// Its first hop is silent; it keeps its flows until that is heard again, or given up.
+    Stalled,
     /// Only its running flows use it.
     Draining,
     /// It ends.
@@ -224,6 +228,8 @@ impl CircuitState {
             Self::Building => "building",
             Self::Active => "active",
             Self::Spare => "spare",
+            Self::Extra => "extra",
+            Self::Stalled => "stalled",
             Self::Draining => "draining",
             Self::Closing => "closing",
         }
@@ -418,6 +424,30 @@ pub struct TraceAnswer {
     pub circuit: u32,
     /// Its hops, the guard first.
     pub hops: Vec<TraceHop>,
+}
+
+/// The answer of `bench`: echoes to the exit of a circuit, one cell each way.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BenchAnswer {
+    /// The circuit that was measured.
+    pub circuit: u32,
+    /// Cells sent.
+    pub sent: u64,
+    /// Cells that came back within `seconds`.
+    pub received: u64,
+    /// Cells that never came back.
+    pub lost: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Cells that were out at the end.
+    pub window: u32,
+    /// The shortest round trip in milliseconds.
+    pub rtt_min_ms: Option<f64>,
+    /// Half of the round trips were shorter.
+    pub rtt_median_ms: Option<f64>,
+    /// One in a hundred was longer.
+    pub rtt_p99_ms: Option<f64>,
 }
 
 #[cfg(test)]

@@ -37,6 +37,12 @@ fn routes_are_found_made_and_removed() {
             let found = route::way_to(ip(far)).unwrap();
             assert_eq!((found.interface, found.gateway), (a.index, Some(ip(router))));
             assert_eq!(route::default_interface().unwrap().unwrap().name, "a");
+            let routes = route::routes().unwrap();
+            let made =
+                routes.iter().find(|route| route.prefix == 0 && route.network == ip(network));
+            let made = made.unwrap();
+            assert!(made.ours && made.way.gateway == Some(ip(router)), "{made:?}");
+            assert!(routes.iter().any(|route| !route.ours && route.way.interface == a.index));
             route::remove_route(ip(network), 0, &way).unwrap();
             route::remove_route(ip(network), 0, &way).unwrap();
             assert!(route::way_to(ip(far)).is_err());

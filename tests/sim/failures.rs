@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cepa::{
-    circuit::{CloseReason, NodeLimits, Pool, PoolSettings},
-    model::{CircuitKey, NodeId},
+    circuit::{ClientCircuits, ClientTimers, CloseReason, NodeLimits, Pool, PoolSettings},
+    model::{CircuitKey, NodeId, Suite},
 };
 
 use super::{
@@ -40,6 +40,45 @@ fn a_restarted_hop_knows_nothing_and_is_noticed() {
         // The same path again.
         ready_circuit(&mut world, &[0, 1, 2]);
     }
+}
+
+/// A world of three nodes and an open circuit that is held when its first hop is silent.
+fn held() -> (World, CircuitKey) {
+    let mut world = World::new(23, 3, &NodeLimits::default(), FAIR);
+    let timers = ClientTimers { hold_for: Duration::from_secs(60), ..ClientTimers::default() };
+    world.clients[0].circuits = ClientCircuits::new(timers, Suite::Aes128Gcm);
+    let key = ready_circuit(&mut world, &[0, 1, 2]);
+    world.run(Duration::from_secs(2), |_| false);
+    (world, key)
+}
+
+#[test]
+fn a_client_that_was_cut_off_and_has_another_address_goes_on_with_its_circuit() {
+    for seconds in [1, 5, 30] {
+        let (mut world, key) = held();
+        world.clients[0].offline = true;
+        world.run(Duration::from_secs(seconds), |_| false);
+        assert_eq!(world.clients[0].stalled.len(), usize::from(seconds > 1), "{seconds} s");
+        world.clients[0].addr = ([10, 77, 9, seconds as u8], 50_000).into();
+        world.clients[0].offline = false;
+        assert!(world.run(Duration::from_secs(1), |world| world.clients[0].stalled.is_empty()));
+        let packet = packet(&mut world, 1);
+        world.send_packet(key, &packet).unwrap();
+        let came = world.run(Duration::from_secs(1), |world| world.clients[0].received.len() == 1);
+        assert!(came, "{seconds} s: the circuit goes on under the new address");
+        assert!(world.clients[0].closed.is_empty());
+    }
+}
+
+#[test]
+fn a_circuit_whose_first_hop_stays_silent_is_given_up() {
+    let (mut world, key) = held();
+    world.nodes[0].alive = false;
+    assert!(world.run(Duration::from_secs(2), |world| world.clients[0].stalled == [key]));
+    world.run(Duration::from_secs(58), |_| false);
+    assert!(world.clients[0].closed.is_empty());
+    world.run(Duration::from_secs(3), |_| false);
+    assert_eq!(world.clients[0].closed, [(key, CloseReason::Silent { hop: 0 })]);
 }
 
 /// A world of six nodes and a client with an active circuit and a spare.

@@ -72,6 +72,10 @@ pub(crate) struct SimClient {
     pub(crate) received: Vec<(CircuitKey, Vec<u8>)>,
     pub(crate) ready: Vec<CircuitKey>,
     pub(crate) closed: Vec<(CircuitKey, CloseReason)>,
+    /// Circuits whose first hop is silent.
+    pub(crate) stalled: Vec<CircuitKey>,
+    /// Nothing reaches it and nothing leaves it.
+    pub(crate) offline: bool,
     /// With a pool the client builds circuits by itself.
     pub(crate) pool: Option<Pool>,
     avoided: Vec<(NodeId, Instant)>,
@@ -88,6 +92,8 @@ impl SimClient {
             received: Vec::new(),
             ready: Vec::new(),
             closed: Vec::new(),
+            stalled: Vec::new(),
+            offline: false,
             pool: None,
             avoided: Vec::new(),
             flows: FlowMap::new(1024),
@@ -307,6 +313,10 @@ impl World {
     }
 
     fn deliver(&mut self, mut flight: Flight) {
+        let ends = [flight.from, flight.to];
+        if self.clients.iter().any(|client| client.offline && ends.contains(&client.addr)) {
+            return;
+        }
         if let Some(index) = self.clients.iter().position(|client| client.addr == flight.to) {
             return self.client_cell(index, flight.from, &mut flight.cell);
         }
@@ -444,6 +454,18 @@ impl World {
                     }
                 }
                 ClientEvent::Echo { .. } => {}
+                ClientEvent::Stalled { key } => {
+                    if let Some(pool) = &mut client.pool {
+                        pool.on_stalled(now, key, rng);
+                    }
+                    client.stalled.push(key);
+                }
+                ClientEvent::Resumed { key } => {
+                    if let Some(pool) = &mut client.pool {
+                        pool.on_resumed(now, key, rng);
+                    }
+                    client.stalled.retain(|stalled| *stalled != key);
+                }
                 ClientEvent::Closed { key, path, reason, tell } => {
                     let mut cell = [0; CELL_LEN];
                     let message = PairMessage::Destroy(DestroyReason::Finished);

@@ -55,6 +55,8 @@ impl ClientCircuits {
         let cid = building.cid;
         let row = ClientCircuit {
             echoes: Echoes::new(path.len()),
+            doubted: false,
+            stalled: None,
             path,
             started: now,
             ready: None,

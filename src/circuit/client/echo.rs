@@ -20,6 +20,10 @@ use crate::{
 
 /// Echoes remembered per hop.
 const REMEMBERED: usize = 64;
+/// Of the regular echoes to the last hop the first so many go to every hop,
+const FIRST_TO_EVERY_HOP: u64 = 3;
+/// and after that one of so many.
+const ONE_TO_EVERY_HOP: u64 = 16;
 /// An echo without a reply for this long counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(3);
 
@@ -117,6 +121,17 @@ impl Echoes {
     pub(super) fn is_suspicious(&self, now: Instant, hop: usize, timers: &ClientTimers) -> bool {
         let echoes = &self.hops[hop];
         self.oldest_unanswered(hop).is_some_and(|oldest| now >= oldest + echoes.patience(timers))
+    }
+
+    /// When the last echo to a hop was sent.
+    pub(super) fn last_sent(&self, hop: usize) -> Option<Instant> {
+        self.hops.get(hop)?.last_sent
+    }
+
+    /// Whether the next regular echo goes to every hop, so that the round trip of each is known.
+    pub(super) fn every_hop_is_due(&self) -> bool {
+        let sent = self.hops.last().map_or(0, |hop| hop.health.sent);
+        sent < FIRST_TO_EVERY_HOP || sent.is_multiple_of(ONE_TO_EVERY_HOP)
     }
 
     /// The first hop that answered nothing since `since`; the last one if all did.

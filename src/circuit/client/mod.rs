@@ -5,13 +5,14 @@
 //! Called by: the client's event loop.
 //!
 //! ```text
-//! build -> AwaitingCreated -> AwaitingExtended (per further hop) -> Open -> gone
+//! build -> AwaitingCreated -> AwaitingExtended (per further hop) -> Open <-> stalled -> gone
 //!             |  ^ cookie         |  ^ cookie                        |
 //!             +--+                +--+                               +- no echo, DESTROY, close
 //! ```
 
 mod build;
 mod echo;
+mod watch;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -123,6 +124,17 @@ pub enum ClientEvent {
         /// How long it took to build.
         took: Duration,
     },
+    /// The first hop of an open circuit is silent: it died, or this machine's own network did. The
+    /// circuit keeps its keys and its flows, and takes no new ones.
+    Stalled {
+        /// The circuit.
+        key: CircuitKey,
+    },
+    /// A stalled circuit is heard again.
+    Resumed {
+        /// The circuit.
+        key: CircuitKey,
+    },
     /// A hop answered an echo.
     Echo {
         /// The circuit.
@@ -160,8 +172,13 @@ pub struct ClientTimers {
     pub suspect_after: Duration,
     /// How often to send an echo while in suspicion, so that loss alone does not look like death.
     pub suspect_every: Duration,
-    /// An open circuit with an unanswered echo and nothing heard for this long is gone.
+    /// An open circuit with an unanswered echo and nothing heard for this long, and for three round
+    /// trips, is gone.
     pub silent_after: Duration,
+    /// The same for a circuit with a node that another circuit found silent.
+    pub doubted_after: Duration,
+    /// How long a circuit is held whose first hop is silent; zero: not at all.
+    pub hold_for: Duration,
 }
 
 impl Default for ClientTimers {
@@ -169,10 +186,12 @@ impl Default for ClientTimers {
         Self {
             retransmit: Duration::from_millis(400),
             attempts: 8,
-            echo_every: Duration::from_millis(500),
+            echo_every: Duration::from_millis(400),
             suspect_after: Duration::from_millis(150),
             suspect_every: Duration::from_millis(25),
-            silent_after: Duration::from_millis(1_500),
+            silent_after: Duration::from_millis(1_200),
+            doubted_after: Duration::from_millis(300),
+            hold_for: Duration::ZERO,
         }
     }
 }
@@ -189,6 +208,10 @@ pub struct ClientCircuit {
     ready: Option<Instant>,
     state: State,
     echoes: Echoes,
+    /// Another circuit found one of its nodes silent.
+    doubted: bool,
+    /// Since when its first hop is silent.
+    stalled: Option<Instant>,
 }
 
 impl ClientCircuit {
@@ -213,6 +236,11 @@ impl ClientCircuit {
             State::Building(building) => building.hop,
             State::Open => self.path.len(),
         }
+    }
+
+    /// Whether its first hop is silent at present.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
     }
 
     /// Round trip and loss of a hop, by its echoes.
@@ -337,38 +365,12 @@ impl ClientCircuits {
         }
     }
 
-    /// Sends the echoes that are due to an open circuit, or ends it. In suspicion every hop is
-    /// asked, so that the silent one is known.
-    fn watch(&mut self, now: Instant, key: CircuitKey, heard: Option<Instant>) {
-        let Some(row) = row_mut(&mut self.rows, key) else { return };
-        let last = row.path.len() - 1;
-        let heard = heard.max(row.ready);
-        let silent =
-            |since: Instant| now.saturating_duration_since(since) >= self.timers.silent_after;
-        let oldest = row.echoes.oldest_unanswered(last);
-        if let Some(oldest) = oldest
-            && silent(oldest)
-            && heard.is_none_or(silent)
-        {
-            let hop = row.echoes.first_silent_since(oldest);
-            return self.end(key, CloseReason::Silent { hop }, true);
-        }
-        if row.echoes.next_due(last, row.started, &self.timers) <= now {
-            let first = if row.echoes.is_suspicious(now, last, &self.timers) { 0 } else { last };
-            for hop in first..=last {
-                self.send_echo(now, key, hop);
-            }
-        }
-    }
-
     /// When [`Self::handle_timeout`] has something to do, and what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         self.iter()
             .map(|(_, row)| match &row.state {
                 State::Building(building) => (building.deadline, "retransmit"),
-                State::Open => {
-                    (row.echoes.next_due(row.path.len() - 1, row.started, &self.timers), "echo")
-                }
+                State::Open => (row.next_echo(&self.timers), "echo"),
             })
             .min_by_key(|(at, _)| *at)
     }

@@ -145,6 +145,10 @@ impl Connections {
     ) -> Result<(), DropReason> {
         let flags = tcp_flags.unwrap_or(0);
         let closes = flags & (FIN | RST) != 0;
+        if closes && flags & SYN != 0 {
+            // No host sends it: it would open and close a conversation at once.
+            return Err(DropReason::BadInnerPacket);
+        }
         let opens = flags & (SYN | ACK) == SYN;
         let idle_s = match protocol {
             protocol::TCP if closes => TCP_CLOSED_S,
@@ -264,6 +268,23 @@ mod tests {
         assert_eq!(connections.len(), 3);
         connections.sweep(10_000);
         assert_eq!((connections.len(), connections.heap_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_syn_that_also_closes_starts_nothing() {
+        let mut connections = Connections::default();
+        for flags in [SYN | FIN, SYN | RST, SYN | FIN | RST, SYN | ACK | FIN, SYN | ACK | RST] {
+            let refused = connections.admit(0, 3, 1 << 32, protocol::TCP, Some(flags));
+            assert_eq!(refused, Err(DropReason::BadInnerPacket), "{flags:#04x}");
+        }
+        assert_eq!(connections.len(), 0);
+        // Nor does it close, or keep open, one that is there.
+        assert!(tcp(&mut connections, 0, 1, SYN) && tcp(&mut connections, 0, 1, ACK));
+        assert!(!tcp(&mut connections, 1, 1, SYN | FIN));
+        connections.sweep(599);
+        assert_eq!(connections.len(), 1);
+        connections.sweep(601);
+        assert_eq!(connections.len(), 0);
     }
 
     #[test]

@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::Client;
+use super::{Client, commands::Reply, targets::Target};
 use crate::{
     circuit::{ClientEvent, CloseReason},
-    directory::{PathRules, choose_path},
+    directory::{Directory, PathRules},
     model::{CELL_LEN, Carrier, CircuitKey, DestroyReason, Hop, HttpPeer, NodeId},
+    telemetry::{
+        CircuitInfo,
+        control::{Refusal, RefusalKind},
+    },
     wire::PairMessage,
 };
 
@@ -19,19 +23,12 @@ use crate::{
 const AVOID_FOR: Duration = Duration::from_secs(60);
 
 impl Client {
-    /// Builds as many circuits as the pool wants.
+    /// Builds as many circuits as the pool wants, and one for a destination that needs its own.
     pub(super) fn build_wanted(&mut self, now: Instant) {
         self.avoided.retain(|(_, until)| *until > now);
         while self.pool.wants_circuit(now) {
-            let built = self.choose_path().and_then(|path| {
-                self.circuits.build(now, path, &mut self.rng).map_err(|error| error.to_string())
-            });
-            match built {
-                Ok(key) => {
-                    self.pool.on_building(now, key);
-                    self.numbers.push((key, self.next_number));
-                    self.next_number += 1;
-                }
+            match self.build(now, None) {
+                Ok(key) => self.pool.on_building(now, key),
                 Err(reason) => {
                     if self.reason.as_ref() != Some(&reason) {
                         log::warn!(event = "no_path"; "no circuit can be built: {reason}");
@@ -41,12 +38,49 @@ impl Client {
                 }
             }
         }
+        if let Some(target) = self.targets.take_wish()
+            && let Err(reason) = self.build(now, Some(target))
+        {
+            log::debug!("no circuit for a port of its own: {reason}");
+        }
     }
 
-    /// A path by the rules. Nodes that failed of late are left out as long as the others suffice.
-    fn choose_path(&mut self) -> Result<Vec<Hop>, String> {
+    /// Builds a circuit that somebody asked for; they are answered when it is ready or failed.
+    pub(super) fn build_asked(&mut self, now: Instant, reply: Reply<CircuitInfo>) {
+        match self.build(now, None) {
+            Ok(key) => {
+                self.pool.on_building(now, key);
+                self.asked.push((key, reply));
+            }
+            // Whoever asked may be gone; here and below.
+            Err(reason) => drop(reply.send(Err(Refusal::new(RefusalKind::Failed, reason)))),
+        }
+    }
+
+    fn build(&mut self, now: Instant, target: Option<Target>) -> Result<CircuitKey, String> {
         let directory =
             self.directory.clone().ok_or_else(|| "waiting for the directory".to_owned())?;
+        let path = self.choose_path(&directory, target)?;
+        if self.guard.is_none() {
+            self.trial_guard = path.first().map(|hop| hop.id);
+        }
+        let exit = path.last().and_then(|hop| directory.get(&hop.id));
+        let policy = exit.map(|exit| exit.descriptor.exit_policy.clone()).unwrap_or_default();
+        let key =
+            self.circuits.build(now, path, &mut self.rng).map_err(|error| error.to_string())?;
+        self.targets.on_building(key, policy, target.is_some());
+        self.numbers.push((key, self.next_number));
+        self.next_number += 1;
+        Ok(key)
+    }
+
+    /// A path by the rules. The nodes of the active circuit and nodes that failed of late are left
+    /// out as long as the others suffice.
+    fn choose_path(
+        &mut self,
+        directory: &Directory,
+        target: Option<Target>,
+    ) -> Result<Vec<Hop>, String> {
         directory.check_time(jiff::Timestamp::now()).map_err(|error| error.to_string())?;
         let fixed = if self.wish.fixed.is_empty() {
             None
@@ -59,24 +93,39 @@ impl Client {
             };
             Some(self.wish.fixed.iter().map(find).collect::<Result<Vec<_>, _>>()?)
         };
-        let avoided: Vec<NodeId> = self.avoided.iter().map(|(id, _)| *id).collect();
+        let failed = |id: &NodeId| self.avoided.iter().any(|(avoided, _)| avoided == id);
         // A pinned guard that is gone or failed of late is stood in for, not replaced.
-        let guard = self.guard.filter(|id| !avoided.contains(id) && directory.get(id).is_some());
-        let rules = PathRules {
-            hops: self.wish.hops,
-            guard,
-            exclude: &avoided,
-            lab: self.wish.lab,
-            fixed,
-            suite: self.wish.suite,
-            target: None,
-        };
-        choose_path(&directory, &rules, &mut self.rng)
-            .or_else(|_| {
-                choose_path(&directory, &PathRules { exclude: &[], ..rules }, &mut self.rng)
-            })
-            .map(|path| self.over_carrier(path))
-            .map_err(|error| error.to_string())
+        let guard = self.guard.or(self.trial_guard);
+        let guard = guard.filter(|id| !failed(id) && directory.get(id).is_some());
+        let active = self.pool.active().and_then(|key| self.circuits.get(key));
+        // What is given up first stands first.
+        let mut exclude: Vec<NodeId> = active
+            .map(|row| row.path().iter().map(|hop| hop.id))
+            .into_iter()
+            .flatten()
+            .filter(|id| Some(*id) != guard)
+            .collect();
+        exclude.extend(self.avoided.iter().map(|(id, _)| *id));
+        let mut given_up = 0;
+        loop {
+            let rules = PathRules {
+                hops: self.wish.hops,
+                guard,
+                exclude: &exclude[given_up..],
+                lab: self.wish.lab,
+                fixed: fixed.clone(),
+                suite: self.wish.suite,
+                target,
+            };
+            match self.links.choose(directory, &rules, &mut self.rng) {
+                Err(_) if given_up < exclude.len() => given_up += 1,
+                chosen => {
+                    return chosen
+                        .map(|path| self.over_carrier(path))
+                        .map_err(|error| error.to_string());
+                }
+            }
+        }
     }
 
     /// The path with a guard that is reached by the carrier of the settings.
@@ -122,7 +171,14 @@ impl Client {
                 }
             }
             ClientEvent::Ready { key, took } => self.on_ready(now, key, took),
-            ClientEvent::Echo { key, hop, rtt } => self.on_echo(key, hop, rtt),
+            ClientEvent::Stalled { key } => self.on_stalled(now, key),
+            ClientEvent::Resumed { key } => self.on_resumed(now, key),
+            ClientEvent::Echo { key, hop, rtt } => {
+                self.on_echo(key, hop, rtt);
+                if hop == 0 {
+                    self.take_in_round_trips(key);
+                }
+            }
             ClientEvent::Closed { key, path, reason, tell } => {
                 self.avoid_failed(now, &path, &reason);
                 self.on_closed(now, key, &reason, tell);
@@ -137,11 +193,20 @@ impl Client {
             "circuit {number} is ready, built in {:.1} ms", took.as_secs_f64() * 1e3
         );
         self.reason = None;
-        self.pool.on_ready(now, key, &mut self.rng);
-        if let Some(share) = &self.share
-            && let Some(last) = self.circuits.get(key).and_then(|row| row.path().last())
-        {
-            share.on_ready(key, number, last.id);
+        self.targets.on_ready(now, key);
+        if !self.targets.is_extra(key) {
+            self.pool.on_ready(now, key, &mut self.rng);
+            if let Some(share) = &self.share
+                && let Some(last) = self.circuits.get(key).and_then(|row| row.path().last())
+            {
+                share.on_ready(key, number, last.id);
+            }
+        }
+        for reply in self.take_asked(key) {
+            self.pool.prefer(now, key, &mut self.rng);
+            let info = self.circuit_info(now, key);
+            let gone = || Refusal::new(RefusalKind::Failed, "the circuit was closed meanwhile");
+            drop(reply.send(info.ok_or_else(gone)));
         }
         if self.guard.is_none()
             && self.wish.fixed.is_empty()
@@ -150,6 +215,51 @@ impl Client {
             self.guard = Some(first.id);
             (self.on_guard)(first);
         }
+        self.send_held(now);
+    }
+
+    fn on_stalled(&mut self, now: Instant, key: CircuitKey) {
+        let number = self.number(key);
+        log::info!(
+            circuit = number, event = "stalled";
+            "circuit {number}: its first hop is silent; its flows wait"
+        );
+        if let Some(first) = self.circuits.get(key).and_then(|row| row.path().first()) {
+            let first = first.id;
+            self.avoid(now, first);
+        }
+        self.targets.set_stalled(key, true);
+        if !self.targets.is_extra(key) {
+            self.pool.on_stalled(now, key, &mut self.rng);
+        }
+        if self.pool.active().is_none() {
+            let what = "the first hop is silent; check this machine's own network";
+            self.reason = Some(what.to_owned());
+        }
+    }
+
+    fn on_resumed(&mut self, now: Instant, key: CircuitKey) {
+        let number = self.number(key);
+        log::info!(circuit = number, event = "resumed"; "circuit {number} is heard again");
+        // It was this machine's network that failed, not the nodes.
+        self.avoided.clear();
+        self.reason = None;
+        self.targets.set_stalled(key, false);
+        if !self.targets.is_extra(key) {
+            self.pool.on_resumed(now, key, &mut self.rng);
+        }
+        self.send_held(now);
+    }
+
+    fn take_asked(&mut self, key: CircuitKey) -> Vec<Reply<CircuitInfo>> {
+        self.asked.extract_if(.., |(asked, _)| *asked == key).map(|(_, reply)| reply).collect()
+    }
+
+    /// What the echoes say of the links of a circuit, for the choice of later paths.
+    fn take_in_round_trips(&mut self, key: CircuitKey) {
+        let Some(row) = self.circuits.get(key) else { return };
+        let rtts: Vec<_> = (0..row.path().len()).map(|hop| row.health(hop).smoothed).collect();
+        self.links.measured(row.path(), &rtts);
     }
 
     fn on_closed(&mut self, now: Instant, key: CircuitKey, reason: &CloseReason, tell: bool) {
@@ -166,6 +276,11 @@ impl Client {
         self.table.remove(key);
         self.flows.forget_circuit(key);
         self.end_traces_of(key);
+        self.end_bench_of(key);
+        self.targets.on_closed(key);
+        for reply in self.take_asked(key) {
+            drop(reply.send(Err(Refusal::new(RefusalKind::Failed, reason.to_string()))));
+        }
         if let Some(share) = &mut self.share {
             share.on_closed(key);
         }
@@ -185,9 +300,13 @@ impl Client {
             CloseReason::Asked | CloseReason::Destroyed(_) => return,
         };
         if let Some(failed) = path.get(hop) {
-            self.avoided.retain(|(id, _)| *id != failed.id);
-            self.avoided.push((failed.id, now + AVOID_FOR));
+            self.avoid(now, failed.id);
         }
+    }
+
+    fn avoid(&mut self, now: Instant, failed: NodeId) {
+        self.avoided.retain(|(id, _)| *id != failed);
+        self.avoided.push((failed, now + AVOID_FOR));
     }
 
     /// The number people know a circuit by.

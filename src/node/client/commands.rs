@@ -15,8 +15,8 @@ use crate::{
     directory::Directory,
     model::CircuitKey,
     telemetry::{
-        CircuitInfo, CircuitState, Drops, HopInfo, PingAnswer, TraceAnswer, Traffic,
-        control::{PingArgs, Refusal, RefusalKind, TraceArgs},
+        BenchAnswer, CircuitInfo, CircuitState, Drops, HopInfo, PingAnswer, TraceAnswer, Traffic,
+        control::{BenchArgs, PingArgs, Refusal, RefusalKind, TraceArgs},
     },
 };
 
@@ -29,8 +29,8 @@ pub(crate) enum ClientCommand {
     Directory(Arc<Directory>),
     /// Say how things stand.
     Snapshot(oneshot::Sender<ClientSnapshot>),
-    /// New flows take another circuit.
-    NewCircuit(Reply<()>),
+    /// Build a circuit, and use it for new flows.
+    NewCircuit(Reply<CircuitInfo>),
     /// Close the circuit with this number.
     CloseCircuit(u32, Reply<()>),
     /// One echo to one node.
@@ -41,6 +41,8 @@ pub(crate) enum ClientCommand {
     Cells(SocketAddr, Vec<u8>),
     /// File sharing.
     Share(ShareCommand),
+    /// Echoes to the exit of a circuit, as fast as it answers.
+    Bench(BenchArgs, Reply<BenchAnswer>),
     /// Tell all guards and end.
     Stop,
 }
@@ -78,17 +80,7 @@ impl Client {
                 // Whoever asked may be gone; here and below.
                 let _ = reply.send(self.snapshot(now));
             }
-            ClientCommand::NewCircuit(reply) => {
-                let done = if self.pool.rotate(now, &mut self.rng) {
-                    Ok(())
-                } else {
-                    Err(Refusal::new(
-                        RefusalKind::Failed,
-                        "no spare circuit is ready; try again in a moment",
-                    ))
-                };
-                let _ = reply.send(done);
-            }
+            ClientCommand::NewCircuit(reply) => self.build_asked(now, reply),
             ClientCommand::CloseCircuit(number, reply) => {
                 let done = self.by_number(number).map(|key| self.circuits.close(key));
                 let _ = reply.send(done);
@@ -97,6 +89,7 @@ impl Client {
             ClientCommand::Trace(args, reply) => self.start_trace(now, &args, reply),
             ClientCommand::Cells(from, mut cells) => self.handle_http_cells(now, from, &mut cells),
             ClientCommand::Share(command) => self.handle_share_command(command),
+            ClientCommand::Bench(args, reply) => self.start_bench(now, &args, reply),
             ClientCommand::Stop => self.stopping = true,
         }
     }
@@ -135,14 +128,18 @@ impl Client {
         }
     }
 
-    fn circuit_info(&self, now: Instant, key: CircuitKey) -> Option<CircuitInfo> {
+    pub(super) fn circuit_info(&self, now: Instant, key: CircuitKey) -> Option<CircuitInfo> {
         let row = self.circuits.get(key)?;
         let state = if row.ready().is_none() {
             CircuitState::Building
+        } else if row.is_stalled() {
+            CircuitState::Stalled
         } else if self.pool.active() == Some(key) {
             CircuitState::Active
         } else if self.pool.spare() == Some(key) {
             CircuitState::Spare
+        } else if self.targets.is_extra(key) {
+            CircuitState::Extra
         } else {
             CircuitState::Draining
         };

@@ -8,10 +8,12 @@
 //!       commands, timers -> events -> flush -> sleep
 //! ```
 
+mod bench;
 mod circuits;
 mod commands;
 mod packets;
 mod share;
+mod targets;
 mod traces;
 
 use std::{
@@ -21,7 +23,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 
-use self::traces::Trace;
+use self::{bench::Bench, commands::Reply, targets::Targets, traces::Trace};
 pub(crate) use self::{
     commands::{ClientCommand, ClientSnapshot},
     share::{ShareCommand, ShareData, ShareNotice},
@@ -35,9 +37,10 @@ use crate::{
         udp::{RecvBatch, UdpSocket},
     },
     circuit::{ClientCircuits, ClientTimers, Pool, PoolSettings},
-    directory::Directory,
+    directory::{Directory, LinkTimes},
     forward::{ClientTable, Outbox, SharedQueue, flow::FlowMap},
-    model::{BODY_LEN, Carrier, CircuitKey, Hop, NodeId, PacketBatch, Suite},
+    model::{BODY_LEN, Carrier, CircuitKey, DropReason, Hop, NodeId, PacketBatch, Suite},
+    telemetry::CircuitInfo,
 };
 
 /// Reads of the socket before the other kinds get their turn.
@@ -92,11 +95,17 @@ pub(crate) struct Client {
     directory: Option<Arc<Directory>>,
     wish: PathWish,
     guard: Option<NodeId>,
+    /// The first node of the last path, until a guard has proved itself.
+    trial_guard: Option<NodeId>,
     on_guard: OnGuard,
     circuits: ClientCircuits,
     table: ClientTable,
     pool: Pool,
     flows: FlowMap<CircuitKey>,
+    targets: Targets,
+    links: LinkTimes,
+    /// Who waits for a circuit that is being built for them.
+    asked: Vec<(CircuitKey, Reply<CircuitInfo>)>,
     /// The number people know a circuit by.
     numbers: Vec<(CircuitKey, u32)>,
     next_number: u32,
@@ -106,6 +115,7 @@ pub(crate) struct Client {
     reason: Option<String>,
     traces: Vec<Trace>,
     share: Option<Box<ShareData>>,
+    bench: Option<Bench>,
     outbox: Outbox,
     body: Box<[u8; BODY_LEN]>,
     from_device: DeviceQueue,
@@ -139,8 +149,12 @@ impl Client {
             link: Link { http: settings.http, ..Link::new(socket) },
             device,
             directory: None,
+            targets: Targets::new(settings.pool.rotate_every, !settings.wish.fixed.is_empty()),
+            links: LinkTimes::default(),
+            asked: Vec::new(),
             wish: settings.wish,
             guard: settings.guard,
+            trial_guard: None,
             on_guard: settings.on_guard,
             circuits: ClientCircuits::new(settings.timers, settings.own_suite),
             table: ClientTable::default(),
@@ -152,6 +166,7 @@ impl Client {
             reason: Some("waiting for the directory".to_owned()),
             traces: Vec::new(),
             share: None,
+            bench: None,
             outbox: Outbox::default(),
             body: Box::new([0; BODY_LEN]),
             from_device: DeviceQueue::default(),
@@ -214,11 +229,15 @@ impl Client {
                 flows.flows_of(now, key) + bridges
             };
             let closing = self.pool.handle_timeout(now, in_use, &mut self.rng);
-            for key in closing {
+            let idle = self.targets.idle(now, |key| flows.flows_of(now, key));
+            for key in closing.into_iter().chain(idle) {
                 self.circuits.close(key);
             }
+            let late = self.targets.drop_late(now);
+            (0..late).for_each(|_| self.link.drops.count(DropReason::NoCircuit));
         }
         self.handle_traces(now);
+        self.handle_bench(now);
         self.build_wanted(now);
     }
 
@@ -228,11 +247,13 @@ impl Client {
         }
         let circuits = self.circuits.poll_timeout();
         let pool = self.pool.poll_timeout(now);
+        let bench = self.bench_deadline(now).map(|at| (at, "bench"));
         let trace = self.traces.iter().map(|trace| (trace.deadline(), "trace")).min();
         circuits
             .into_iter()
             .chain(pool)
             .chain(trace)
+            .chain(bench)
             .map(|(at, _)| at.saturating_duration_since(now))
             .min()
             .unwrap_or(LONGEST_SLEEP)

@@ -13,7 +13,9 @@ use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
     capture::udp::RecvBatch,
     forward::{ClientVerdict, ecn, flow::PacketFlow},
-    model::{BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason},
+    model::{
+        BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason, PacketBatch,
+    },
     wire::BodyHeader,
 };
 
@@ -25,24 +27,48 @@ impl Client {
         self.from_device.fill(now, &mut **device, ready, drops, |packet| {
             PacketFlow::parse(packet).map(|flow| (flow.flow, flow.datagram)).unwrap_or_default()
         });
-        let active = self.pool.active();
         while self.outbox.len() < CELLS_PER_TURN
             && let Some(batch) = self.from_device.pop(now, &mut self.link.drops)
         {
-            for packet in batch.iter() {
-                let sent = check_source(packet)
-                    .and_then(|()| self.flows.route(now, packet, || active))
-                    .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
-                match sent {
-                    Ok(()) => {
-                        self.link.traffic.packets_up += 1;
-                        self.link.traffic.bytes_up += packet.len() as u64;
-                    }
-                    Err(reason) => self.link.drops.count(reason),
-                }
-            }
+            self.send_packets(now, &batch);
             self.from_device.give_back(batch);
         }
+        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.link.flush(&mut self.outbox);
+    }
+
+    fn send_packets(&mut self, now: Instant, batch: &PacketBatch) {
+        let (active, spare) = (self.pool.active(), self.pool.spare());
+        for packet in batch.iter() {
+            let directory = self.directory.as_deref();
+            let targets = &mut self.targets;
+            let choose = || targets.choose(now, packet, active, spare, directory);
+            let sent = check_source(packet)
+                .and_then(|()| self.flows.route(now, packet, choose))
+                .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
+            match sent {
+                Ok(()) => {
+                    self.link.traffic.packets_up += 1;
+                    self.link.traffic.bytes_up += packet.len() as u64;
+                }
+                Err(DropReason::NoCircuit) if self.targets.hold(now, packet) => {}
+                Err(reason) => self.link.drops.count(reason),
+            }
+        }
+    }
+
+    /// Packets that waited for a circuit, once one is there. Those that still find none wait on.
+    pub(super) fn send_held(&mut self, now: Instant) {
+        let (packets, late) = self.targets.take_held(now);
+        (0..late).for_each(|_| self.link.drops.count(DropReason::NoCircuit));
+        if packets.is_empty() {
+            return;
+        }
+        let mut batch = PacketBatch::default();
+        for packet in &packets {
+            batch.push(&[packet.as_slice()]);
+        }
+        self.send_packets(now, &batch);
         self.table.finish(&mut self.outbox, &mut self.rng);
         self.link.flush(&mut self.outbox);
     }
@@ -142,6 +168,9 @@ impl Client {
             return Err(DropReason::NotAnExit);
         }
         if is_data {
+            return Ok(());
+        }
+        if header.kind == BodyKind::EchoReply && self.is_bench_reply(now, circuit, hop) {
             return Ok(());
         }
         self.circuits.handle_body(now, circuit, hop, header, &self.body, &mut self.rng)

@@ -129,7 +129,9 @@ impl Relay {
             BodyKind::Echo => {
                 BodyHeader::new(BodyKind::EchoReply).emit(body_mut(cell));
                 let to = self.table.originate(circuit, cell, &mut self.rng)?;
-                self.link.send(to, cell);
+                // Sent with what else this read brings back, in one run.
+                let index = self.outbox.push(to);
+                *self.outbox.cell_mut(index) = *cell;
                 Ok(())
             }
             BodyKind::Cover => Err(DropReason::Cover),

@@ -239,9 +239,9 @@ impl ShareNet {
         self.data.ask(ClientCommand::Snapshot).await.map(|data| data.circuits).unwrap_or_default()
     }
 
-    /// New sessions take another circuit; says whether one was ready.
+    /// Builds a circuit for new sessions; says whether it stands.
     pub async fn rotate(&self) -> bool {
-        matches!(self.data.ask(ClientCommand::NewCircuit).await, Ok(Ok(())))
+        matches!(self.data.ask(ClientCommand::NewCircuit).await, Ok(Ok(_)))
     }
 
     /// Ends the engine: bridges fall, guards are told.

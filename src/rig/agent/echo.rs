@@ -46,7 +46,7 @@ impl EchoAnswer {
     }
 }
 
-fn connected(to: IpAddr, port: u16) -> Result<UdpSocket> {
+pub(super) fn connected(to: IpAddr, port: u16) -> Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect((to, port)).with_context(|| format!("finding a way to {to}"))?;

@@ -5,9 +5,11 @@
 //! Called by: `cepa rig agent`, which rig::host starts in a host.
 
 mod bulk;
+mod crowd;
 mod discard;
 mod dns;
 mod echo;
+mod flows;
 mod hostile;
 mod http;
 mod icmp;
@@ -26,8 +28,10 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use bulk::{BulkAnswer, Direction};
+pub use crowd::CrowdAnswer;
 pub use dns::DnsAnswer;
 pub use echo::EchoAnswer;
+pub use flows::{FlowTimes, FlowsAnswer, clock_us};
 use hostile::Pace;
 pub use hostile::{HostileAnswer, Manner};
 pub use http::HttpAnswer;
@@ -111,6 +115,24 @@ pub enum Tool {
         /// How long each datagram is.
         size: usize,
     },
+    /// A new UDP flow every so often, until there was a gap and flows work again.
+    NewFlows {
+        /// The server.
+        to: IpAddr,
+        /// The pace.
+        every: Duration,
+        /// At most for so long.
+        time: Duration,
+    },
+    /// Circuits that are built and left alone.
+    Crowd {
+        /// The controller's link.
+        link: String,
+        /// The names of the nodes.
+        path: Vec<String>,
+        /// How many circuits.
+        count: usize,
+    },
     /// One question to the DNS server.
     Dns {
         /// The server.
@@ -189,6 +211,8 @@ pub fn run(tool: &str) -> Result<()> {
             answer(&echo::echo_stream(to, count, size, every, proxy)?)
         }
         Tool::Flood { to, rate, time, size } => answer(&echo::flood(to, rate, time, size)?),
+        Tool::NewFlows { to, every, time } => answer(&flows::new_flows(to, every, time)?),
+        Tool::Crowd { link, path, count } => answer(&crowd::build(&link, &path, count)?),
         Tool::Dns { to } => answer(&dns::ask(to)?),
         Tool::Ping { to, count, packet, every } => answer(&icmp::ping(to, count, packet, every)?),
         Tool::Provoke { to, hops } => answer(&icmp::provoke(to, hops)?),

@@ -80,7 +80,15 @@ fn private(stage: &mut Stage<'_>) -> Result<Evidence> {
     Ok(Evidence::new(format!("{PRIVATE}: prohibited by n6 without --lab, not by n4 with it")))
 }
 
-fn restart(stage: &mut Stage<'_>, name: &str, change: impl FnOnce(&mut Vec<String>)) -> Result<()> {
+/// Stops a node and starts it again with other arguments; returns when it is registered.
+///
+/// # Errors
+/// When it does not come back.
+pub fn restart(
+    stage: &mut Stage<'_>,
+    name: &str,
+    change: impl FnOnce(&mut Vec<String>),
+) -> Result<()> {
     let extra = stage.extra.clone();
     stage.daemons.nodes.remove(name).map(Daemon::stop);
     let mut arguments = stage.daemons.node_arguments(stage.network, name, &extra)?;

@@ -28,7 +28,13 @@ impl Place {
         let (sockets, start) = match state {
             Some(dir) => (
                 vec![super::serve::state_socket(dir)],
-                format!("start it with: cepa {role} --state {}", dir.display()),
+                match role {
+                    "daemon" => format!(
+                        "start one with: cepa node, client or controller, and --state {}",
+                        dir.display()
+                    ),
+                    _ => format!("start it with: cepa {role} --state {}", dir.display()),
+                },
             ),
             None => (
                 vec![
@@ -47,6 +53,11 @@ impl Place {
     /// The role that is asked.
     pub fn role(&self) -> &str {
         &self.role
+    }
+
+    /// The sockets that are tried, in order.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
     }
 
     fn connect(&self) -> Result<(UnixStream, &Path), ControlError> {

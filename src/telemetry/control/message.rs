@@ -21,6 +21,10 @@ pub mod command {
     pub const TRACE: &str = "trace";
     /// No arguments; ends the daemon and answers null.
     pub const STOP: &str = "stop";
+    /// [`BenchArgs`](super::BenchArgs); answers [`BenchAnswer`](crate::telemetry::BenchAnswer).
+    pub const BENCH: &str = "bench";
+    /// No arguments; draws a new onion key and answers null.
+    pub const KEYS_ROTATE: &str = "keys_rotate";
 }
 
 /// One question to a daemon.
@@ -85,6 +89,17 @@ pub struct TraceArgs {
     pub count: u32,
     /// Milliseconds between two echoes to one hop.
     pub interval_ms: u64,
+}
+
+/// Arguments of [`command::BENCH`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BenchArgs {
+    /// Which circuit; none: the active one.
+    pub circuit: Option<u32>,
+    /// For how many milliseconds; 10,000 at most.
+    pub millis: u64,
+    /// Cells that are out at the beginning.
+    pub window: u32,
 }
 
 /// Arguments of [`command::CIRCUIT_CLOSE`].

@@ -19,5 +19,7 @@ mod serve;
 
 pub use ask::{Place, ask};
 pub use error::ControlError;
-pub use message::{CloseArgs, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command};
-pub use serve::ControlServer;
+pub use message::{
+    BenchArgs, CloseArgs, PingArgs, Refusal, RefusalKind, Request, TraceArgs, command,
+};
+pub use serve::{ControlServer, StateLock};

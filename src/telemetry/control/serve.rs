@@ -26,6 +26,8 @@ use super::{ControlError, Refusal, RefusalKind, Request, message::Answer};
 const CONNECTIONS: usize = 16;
 /// The longest request line.
 const LONGEST_REQUEST: u64 = 64 << 10;
+/// The file that is locked.
+const LOCK: &str = "lock";
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -44,11 +46,46 @@ pub(super) fn run_socket(role: &str) -> PathBuf {
     Path::new("/run/cepa").join(role).with_added_extension("sock")
 }
 
+/// Holds a state directory for this process alone, until dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: fs::File,
+}
+
+impl StateLock {
+    /// Takes the directory, which must be there and private.
+    ///
+    /// # Errors
+    /// If another process has it, it is open to others, or the system refuses.
+    pub fn take(state: &Path) -> Result<Self, ControlError> {
+        let system =
+            |doing| move |source| ControlError::System { path: state.to_owned(), doing, source };
+        let mode = fs::metadata(state).map_err(system("reading the mode"))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(ControlError::OpenDir { dir: state.to_owned(), mode: mode & 0o7777 });
+        }
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(state.join(LOCK))
+            .map_err(system("opening the lock file"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { _file: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(ControlError::AlreadyRuns { dir: state.to_owned() })
+            }
+            Err(fs::TryLockError::Error(source)) => Err(system("locking")(source)),
+        }
+    }
+}
+
 /// A bound control socket. It also holds the state directory for this process alone.
 #[derive(Debug)]
 pub struct ControlServer {
     listeners: Vec<Bound>,
-    _lock: fs::File,
+    _lock: StateLock,
 }
 
 /// A listener and the name it leaves behind.
@@ -79,24 +116,7 @@ impl ControlServer {
             .mode(0o700)
             .create(state)
             .map_err(system("making the state directory"))?;
-        let mode = fs::metadata(state).map_err(system("reading the mode"))?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(ControlError::OpenDir { dir: state.to_owned(), mode: mode & 0o7777 });
-        }
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(state.join("lock"))
-            .map_err(system("opening the lock file"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(ControlError::AlreadyRuns { dir: state.to_owned() });
-            }
-            Err(fs::TryLockError::Error(source)) => return Err(system("locking")(source)),
-        }
+        let lock = StateLock::take(state)?;
         let mut listeners = vec![bind_private(&state_socket(state))?];
         if state == default_state(role) {
             let path = run_socket(role);
