@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{Key, Period, Settings, Wrong, setting, settings};
 use crate::{
     directory::ControllerLink,
-    model::{MIN_HOPS, SLOTS, Suite},
+    model::{Carrier, MIN_HOPS, SLOTS, Suite},
 };
 
 settings! {
@@ -33,6 +33,8 @@ settings! {
         lab: bool = false, "", global;
         /// Transfers move to new circuits after so long (give or take a fifth).
         rotate_every: Period = Period::from_mins(10), "DURATION", global;
+        /// How cells reach the first node: udp, or http where UDP is blocked.
+        carrier: Carrier = Carrier::Udp, "udp|http", global;
         /// The suites a hop may use, in order of preference; empty: what each node prefers.
         suites: Vec<Suite> = Vec::new(), "SUITE", global;
         /// The local address of the UDP socket; unset: any.

@@ -97,9 +97,9 @@ impl HttpPeer {
         let IpAddr::V6(ip) = addr.ip() else { return None };
         let octets = ip.octets();
         let id = octets.last_chunk().copied()?;
-        match octets.first_chunk()? {
-            &MEMBERS => Some(Self::Member(id)),
-            &POLLERS => Some(Self::Poller(id)),
+        match *octets.first_chunk()? {
+            MEMBERS => Some(Self::Member(id)),
+            POLLERS => Some(Self::Poller(id)),
             _ => None,
         }
     }

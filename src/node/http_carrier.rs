@@ -156,6 +156,9 @@ fn messages(cells: &[u8]) -> Vec<(Cid, Vec<u8>)> {
 /// What a client does with the cells that its polls bring.
 pub(crate) type OnCells = Arc<dyn Fn(SocketAddr, Vec<u8>) + Send + Sync>;
 
+/// Runs of cells that wait for one member.
+type RunQueue = mpsc::Sender<(Cid, Vec<u8>)>;
+
 /// Carries cells for as long as the returned future lives. A client gives `on_cells`, a node the
 /// polls that its door answers.
 pub(crate) async fn carry(
@@ -169,7 +172,7 @@ pub(crate) async fn carry(
         Ok(client) => client,
         Err(error) => return log::error!("no HTTP client: {error}"),
     };
-    let mut members: HashMap<[u8; 8], (SocketAddr, mpsc::Sender<(Cid, Vec<u8>)>)> = HashMap::new();
+    let mut members: HashMap<[u8; 8], (SocketAddr, RunQueue)> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut polled: HashMap<Cid, Instant> = HashMap::new();
     while let Some((peer, cells)) = out.recv().await {

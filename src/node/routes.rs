@@ -69,9 +69,9 @@ impl Routes {
                 log::warn!("a member inside a captured network keeps no way of its own: {error}");
             }
             last_error = error;
-            match tokio::time::timeout(LOOK_EVERY, directories.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            let changed = tokio::time::timeout(LOOK_EVERY, directories.changed()).await;
+            if let Ok(Err(_)) = changed {
+                return;
             }
         }
     }

@@ -84,6 +84,7 @@ async fn start(
         rotate_every: config.rotate_every.into(),
         tracker: config.tracker.clone(),
         suites: config.suites.clone(),
+        carrier: config.carrier,
     })
     .await?;
     let settings = EngineSettings {
