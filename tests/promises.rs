@@ -4,7 +4,6 @@
 //! `CEPA_NOISE_DATAGRAMS` and `CEPA_RIG_KILLS` set how many hostile datagrams a node has to survive
 //! and how many nodes are killed; `CEPA_RIG_ONLY` names the scenarios that are played.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
 use std::process::Command;
 
