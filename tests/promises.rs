@@ -4,7 +4,6 @@
 //! `CEPA_NOISE_DATAGRAMS` and `CEPA_RIG_KILLS` set how many hostile datagrams a node has to survive
 //! and how many nodes are killed; `CEPA_RIG_ONLY` names the scenarios that are played.
 
-
 use std::process::Command;
 
 use serde_json::Value;

@@ -17,7 +17,7 @@ use crate::{
     config::{ClientConfig, Settings},
     node::{lock, run_client},
     telemetry::{
-        control::{Place, Request, command},
+        control::{ControlError, Place, Request, command},
         logs,
     },
 };
@@ -54,9 +54,17 @@ fn down(settings: &ClientConfig) -> anyhow::Result<()> {
     let place = Place::new(ClientConfig::ROLE, own);
     daemon::ask_place::<()>(&place, &Request::plain(command::STOP), PATIENCE)?;
     let deadline = Instant::now() + Duration::from_secs(10);
-    while daemon::ask_place::<serde_json::Value>(&place, &Request::plain(command::STATUS), PATIENCE)
-        .is_ok()
-    {
+    // A daemon that is ending still listens, and refuses.
+    let is_gone = || {
+        let asked = daemon::ask_place::<serde_json::Value>(
+            &place,
+            &Request::plain(command::STATUS),
+            PATIENCE,
+        );
+        asked
+            .is_err_and(|error| matches!(error.downcast_ref(), Some(ControlError::NoDaemon { .. })))
+    };
+    while !is_gone() {
         if Instant::now() > deadline {
             let text = "expected the client to end within 10 s, got an answer still; its log says \
                         what it waits for";

@@ -98,9 +98,11 @@ pub(super) async fn follow_directory(
 ) {
     let mut rng = StdRng::from_rng(&mut rand::rng());
     let mut backoff = Backoff::default();
+    // The first question is answered at once, so that status soon knows whether anybody is there.
+    let mut may_wait = false;
     loop {
         let have = cache.version();
-        let result = client.directory(have, have.is_some()).await.and_then(|signed| {
+        let result = client.directory(have, may_wait && have.is_some()).await.and_then(|signed| {
             signed
                 .map(|signed| cache.accept(signed, Timestamp::now()))
                 .transpose()
@@ -110,6 +112,7 @@ pub(super) async fn follow_directory(
             Ok(directory) => {
                 contact.answered();
                 backoff.reset();
+                may_wait = true;
                 if let Some(directory) = directory {
                     log::debug!("directory version {}", directory.version());
                     newest.send_replace(Some(directory));

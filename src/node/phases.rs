@@ -36,7 +36,7 @@ pub(super) async fn tell(
     let started = Instant::now();
     let done = |phase: usize, words: &str| {
         log::info!(
-            event = "phase", phase = PHASES[phase], seconds = started.elapsed().as_secs_f64();
+            event = "phase", phase = PHASES[phase], milliseconds = started.elapsed().as_millis() as u64;
             "[{}/{}] {}: {words}", phase + 1, PHASES.len(), PHASES[phase]
         );
     };
