@@ -166,10 +166,6 @@ fn client_place() -> anyhow::Result<Place> {
 
 /// Where the daemons of this machine are, by their settings.
 pub(crate) fn every_place() -> anyhow::Result<Vec<Place>> {
-    // One directory for all roles holds one daemon, whichever it is.
-    if let Some(dir) = std::env::var_os("CEPA_STATE").filter(|dir| !dir.is_empty()) {
-        return Ok(vec![Place::new("daemon", Some(std::path::Path::new(&dir)))]);
-    }
     let mut places = vec![
         client_place()?,
         place_of::<NodeConfig>(|settings| settings.state)?,
