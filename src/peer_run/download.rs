@@ -166,7 +166,12 @@ impl Driver {
         .map_err(|_| PeerError::WrongRoot)??;
         let now = Instant::now();
         let (have, front) = (part.have(), part.front());
-        self.transfer = Some(Transfer::new(now, self.config, content.size, have, front));
+        let mut transfer = Transfer::new(now, self.config, content.size, have, front);
+        if !self.sources.is_empty() {
+            // The search that found the first source may bring more.
+            transfer.handle_found(now, self.config.sources);
+        }
+        self.transfer = Some(transfer);
         self.part = Some(part);
         self.board.change(|view| view.state = DownloadState::Running);
         self.show();
@@ -191,7 +196,7 @@ impl Driver {
         let now = Instant::now();
         let Some(transfer) = &mut self.transfer else {
             if !self.is_searching && self.sources.is_empty() && now >= self.next_search {
-                self.search(4)?;
+                self.search(self.config.sources)?;
             }
             return Ok(());
         };

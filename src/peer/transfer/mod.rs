@@ -12,12 +12,10 @@
 //! ```
 
 mod asking;
+mod searching;
 mod source;
 mod stall;
 mod wanted;
-
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -61,6 +59,8 @@ pub enum CloseReason {
     Stalled,
     /// Its circuit was replaced.
     Rotated,
+    /// There are enough others.
+    Spare,
     /// Everything is there.
     Done,
 }
@@ -94,12 +94,6 @@ pub enum Loss {
     Left,
 }
 
-/// A search that was begun counts as running for so long.
-const SEARCH: Duration = Duration::from_secs(6);
-/// Pauses between searches without a source, and with some but not all.
-const SOON: Duration = Duration::from_secs(1);
-const LATEST: Duration = Duration::from_secs(15);
-const FOR_MORE: Duration = Duration::from_secs(20);
 /// Old circuits that were not replaced one by one drain after so long.
 const ROTATION: Duration = Duration::from_secs(30);
 /// Without a byte for so long, there is a reason to give.
@@ -142,7 +136,7 @@ impl Transfer {
             drain_at: None,
             search_until: None,
             next_search: now,
-            pause: SOON,
+            pause: searching::SOON,
             stage: Stage::Starting,
             last_loss: None,
             progress: now,
@@ -203,11 +197,16 @@ impl Transfer {
             self.events.push_back(TransferEvent::Close(id, CloseReason::Done));
             return;
         }
+        let newest = |source: &&Source| source.is_active() && source.generation == self.generation;
+        if self.sources.values().filter(newest).count() >= self.config.sources {
+            self.events.push_back(TransferEvent::Close(id, CloseReason::Spare));
+            return;
+        }
         for chunk in have.iter().flat_map(Bitmap::iter) {
             self.wanted.count_holder(chunk, true);
         }
         self.sources.insert(id, Source::new(now, have, self.generation));
-        self.pause = SOON;
+        self.pause = searching::SOON;
         self.last_loss = None;
         if self.rotate_at.is_none() {
             self.rotate_at = Some(now + jittered(self.config.rotate_every, rng));
@@ -315,14 +314,6 @@ impl Transfer {
         }
     }
 
-    /// The tracker asked so many sources; each that answers comes as a source.
-    pub fn handle_found(&mut self, now: Instant, count: usize) {
-        self.search_until = (count > 0).then_some(now + SEARCH);
-        let pause = if self.actives() == 0 { self.pause } else { FOR_MORE };
-        self.next_search = now + pause;
-        self.pause = (self.pause * 2).min(LATEST);
-    }
-
     /// Notes the time: silent sources, searches, rotation.
     pub fn handle_timeout(&mut self, now: Instant, rng: &mut impl Rng) {
         if self.is_done {
@@ -341,8 +332,8 @@ impl Transfer {
             self.rotate_at = Some(now + jittered(self.config.rotate_every, rng));
             self.drain_at = Some(now + ROTATION);
             self.generation += 1;
-            self.search_until = Some(now + SEARCH);
-            self.next_search = now + SEARCH;
+            self.search_until = Some(now + searching::SEARCH);
+            self.next_search = now + searching::SEARCH;
             let wanted = self.actives().max(1);
             self.events.push_back(TransferEvent::Find { wanted, is_fresh: true });
         }
@@ -378,27 +369,6 @@ impl Transfer {
 
     fn actives(&self) -> usize {
         self.sources.values().filter(|source| source.is_active()).count()
-    }
-
-    fn search_soon(&mut self, now: Instant) {
-        self.search_until = None;
-        self.next_search = now;
-    }
-
-    fn search(&mut self, now: Instant) {
-        let actives = self.actives();
-        let left = (self.have.limit() - self.have.count()) as usize;
-        // Chunks that nobody who is there has.
-        let is_stuck = !self.wanted.is_empty()
-            && self.sources.values().all(|source| !source.is_active() || source.owes.is_empty());
-        let is_wanted =
-            actives < self.config.sources && (actives == 0 || left > actives || is_stuck);
-        if self.is_done || !is_wanted || self.search_until.is_some() || self.next_search > now {
-            return;
-        }
-        self.search_until = Some(now + SEARCH);
-        let wanted = self.config.sources - actives;
-        self.events.push_back(TransferEvent::Find { wanted, is_fresh: false });
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -437,12 +407,6 @@ impl Transfer {
             return Some(loss);
         }
         Some(Stall::without_sources(&self.stage, self.search_until.is_some()))
-    }
-
-    /// The tracker knows nobody.
-    pub fn handle_nobody(&mut self, now: Instant) {
-        self.last_loss = None;
-        self.handle_found(now, 0);
     }
 
     fn put_back(&mut self, chunk: u32) {
@@ -499,3 +463,6 @@ impl Transfer {
 fn jittered(period: Duration, rng: &mut impl Rng) -> Duration {
     period.mul_f64(rng.random_range(0.8..1.2))
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,8 @@ impl Sim {
             };
             self.sources.insert(id, source);
             self.transfer.handle_source(self.now, id, have, &mut self.rng);
+            let actives = self.transfer.actives();
+            assert!(actives <= 2 * self.transfer.config.sources, "{actives} sources send");
             self.events();
         }
         let ids: BTreeSet<SourceId> = self.sources.keys().copied().collect();
