@@ -1,7 +1,7 @@
 //! Real peers over a network in memory: what is downloaded is what was shared, whoever lies,
 //! stalls, or goes away.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 #[path = "peer/net.rs"]
 mod net;

@@ -1,7 +1,7 @@
 //! The page of a real peer in a real browser, over a network in memory. Screenshots stay in
 //! `target/peer-page/`. Needs node, npm and chromium, which `scripts/test` installs.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 #[path = "peer/net.rs"]
 mod net;
