@@ -10,6 +10,7 @@ use std::{
 };
 
 use cepa::{
+    client::{http::head, socks::message},
     dcnet::{
         arq::SlotCell,
         blame::{Answer as BlameAnswer, Ask, Case, Question, VerdictFile, View},
@@ -92,6 +93,8 @@ pub(crate) const ALL: &[Parser] = &[
     ("peer_link", peer_link),
     ("peer_message", peer_message),
     ("peer_list", peer_list),
+    ("socks", socks),
+    ("http_proxy", http_proxy),
 ];
 
 /// Runs the parser called `name`.
@@ -443,5 +446,29 @@ fn peer_list(bytes: &[u8]) {
     let Ok(size) = Size::try_from(u64::from_be_bytes(*size)) else { return };
     if let Ok(list) = Manifest::parse(rest, size) {
         assert_eq!(list.emit(), rest);
+    }
+}
+
+fn socks(bytes: &[u8]) {
+    use message::{Method, Read, Request};
+    // The server asks for what is missing: it must never be nothing, nor more than a message has.
+    for missing in [
+        Method::choose(bytes).map(|read| matches!(read, Read::Missing(0 | 259..))),
+        Request::parse(bytes).map(|read| matches!(read, Read::Missing(0 | 259..))),
+        message::parse_login(bytes).map(|read| matches!(read, Read::Missing(0 | 259..))),
+    ] {
+        assert_ne!(missing, Ok(true), "{bytes:?}");
+    }
+    let _ = message::parse_datagram(bytes);
+}
+
+fn http_proxy(bytes: &[u8]) {
+    if let Ok(head::Read::Whole(read, len)) = head::parse(bytes) {
+        assert!(len <= bytes.len());
+        if let head::Asked::Forward { head, .. } = read.asked {
+            assert!(head.ends_with(b"\r\n\r\n"));
+            let ends = head.windows(4).filter(|window| window == b"\r\n\r\n").count();
+            assert_eq!(ends, 1, "one request goes on, not two");
+        }
     }
 }

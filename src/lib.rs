@@ -11,8 +11,8 @@
 //! ```text
 //! L6  cli          one file per subcommand
 //! L5  node  rig  dcnet_run    event loops and roles; the network in namespaces
-//! L4  capture  controller  client   devices and sockets; the directory service; lockdown, gateway
-//! L3  config  telemetry             files and flags; logs, counters, control socket
+//! L4  capture  controller  client  exit  devices, sockets; directory; proxies, lockdown; names
+//! L3  config  telemetry  stack      files and flags; logs, counters; user-space TCP/IP
 //! L2  circuit  forward  directory  dcnet  peer   state machines without I/O
 //! L1  wire  keys   formats; cryptography
 //! L0  model        ids, sizes, directions, reasons
@@ -27,6 +27,7 @@ pub mod controller;
 pub mod dcnet;
 pub mod dcnet_run;
 pub mod directory;
+pub mod exit;
 pub mod forward;
 pub mod keys;
 pub mod model;
@@ -34,6 +35,7 @@ pub mod node;
 pub mod peer;
 pub mod peer_run;
 pub mod rig;
+pub mod stack;
 pub mod telemetry;
 pub mod tracker;
 pub mod web;

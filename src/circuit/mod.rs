@@ -16,6 +16,7 @@
 pub mod client;
 mod error;
 mod handshake;
+mod isolation;
 pub mod node;
 mod pool;
 mod source_rate;
@@ -25,6 +26,7 @@ pub use client::{
 };
 pub use error::HandshakeError;
 pub use handshake::{ClientHandshake, NodeHandshake, respond};
+pub use isolation::Isolation;
 pub use node::{HandshakeJob, NodeCircuits, NodeEvent, NodeLimits};
 pub use pool::{Pool, PoolSettings};
 

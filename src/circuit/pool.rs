@@ -194,6 +194,21 @@ impl Pool {
         true
     }
 
+    /// Gives the spare away for good, and says when whoever takes it should take another.
+    pub fn give_away_spare(
+        &mut self,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Option<(CircuitKey, Instant)> {
+        let spare = self.spare.take()?;
+        Some((spare, self.rotation(now, rng)))
+    }
+
+    /// Takes a circuit back that was given away: it serves the flows it has, and is closed.
+    pub fn drain(&mut self, now: Instant, key: CircuitKey) {
+        self.draining.push((key, now));
+    }
+
     /// Rotates when it is time; returns the draining and stalled circuits that should be closed.
     pub fn handle_timeout(
         &mut self,
@@ -236,8 +251,11 @@ impl Pool {
     fn activate(&mut self, now: Instant, key: CircuitKey, rng: &mut impl Rng) {
         self.active = Some(key);
         self.active_since = Some(now);
-        let share = rng.random_range(0.8..1.2);
-        self.rotate_at = Some(now + self.settings.rotate_every.mul_f64(share));
+        self.rotate_at = Some(self.rotation(now, rng));
+    }
+
+    fn rotation(&self, now: Instant, rng: &mut impl Rng) -> Instant {
+        now + self.settings.rotate_every.mul_f64(rng.random_range(0.8..1.2))
     }
 
     fn back_off(&mut self, now: Instant) {

@@ -168,6 +168,9 @@ struct UpArgs {
     /// Only hosts and cables, no daemons
     #[arg(long)]
     bare: bool,
+    /// Exits without privileges, that let packets out by sockets
+    #[arg(long)]
+    userspace: bool,
 }
 
 impl Args {
@@ -297,7 +300,8 @@ impl BenchArgs {
 
 impl UpArgs {
     fn options(&self) -> anyhow::Result<NetworkOptions> {
-        NetworkOptions::read(&self.links, self.hops)
+        let options = NetworkOptions::read(&self.links, self.hops)?;
+        Ok(NetworkOptions { userspace: self.userspace, ..options })
     }
 
     fn up(&self) -> anyhow::Result<()> {
@@ -309,6 +313,9 @@ impl UpArgs {
         arguments.extend(["--hops".into(), self.hops.to_string().into()]);
         if self.bare {
             arguments.push("--bare".into());
+        }
+        if self.userspace {
+            arguments.push("--userspace".into());
         }
         let run = session::up(&arguments)?;
         say!("The rig {} is up. Its hosts:", run.id);

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::table::{bytes, count, round_trip, seconds};
 use crate::telemetry::{
     CircuitInfo, CircuitState, ClientState, ClientStatus, ControllerContact, ControllerStatus,
-    DirectoryStatus, Drops, NodeState, NodeStatus, Status, TrackerStatus, Traffic,
+    DirectoryStatus, Drops, NodeState, NodeStatus, ProxyStatus, Status, TrackerStatus, Traffic,
 };
 
 /// A directory that expires in less than this needs a look.
@@ -62,12 +62,14 @@ fn client(status: &ClientStatus, before: Option<&ClientStatus>) -> String {
         None => lines.line("path", "none: no circuit is open"),
     }
     lines.line("circuits", &circuits(&status.circuits));
-    let routes = if status.routes.is_empty() {
-        format!("none through {}", status.tun)
-    } else {
-        format!("{} through {}", status.routes.join(" "), status.tun)
-    };
-    lines.line("routes", &routes);
+    if !status.tun.is_empty() {
+        let routes =
+            if status.routes.is_empty() { "none".to_owned() } else { status.routes.join(" ") };
+        lines.line("routes", &format!("{routes} through {}", status.tun));
+    }
+    for proxy in &status.proxies {
+        lines.line("proxy", &proxy_text(proxy));
+    }
     if let Some(lockdown) = &status.lockdown {
         let value = if lockdown.on {
             format!(
@@ -92,6 +94,24 @@ fn client(status: &ClientStatus, before: Option<&ClientStatus>) -> String {
     lines.end(client_next(status).as_deref())
 }
 
+/// One proxy: what it speaks, where, and what passed.
+fn proxy_text(proxy: &ProxyStatus) -> String {
+    let (kind, things) = match proxy.kind.as_str() {
+        "socks5" => ("SOCKS5", "connections"),
+        "http" => ("HTTP", "connections"),
+        "dns" => ("DNS", "questions"),
+        other => (other, "connections"),
+    };
+    let refused = match proxy.refused {
+        0 => String::new(),
+        refused => format!(", {refused} refused"),
+    };
+    format!(
+        "{kind} on {}: {} open, {} {things} so far{refused}",
+        proxy.listen, proxy.open, proxy.total
+    )
+}
+
 /// The one thing to do about a client.
 fn client_next(status: &ClientStatus) -> Option<String> {
     let own = || {
@@ -101,9 +121,9 @@ fn client_next(status: &ClientStatus) -> Option<String> {
                     "packets are held back; see the reason above and the client's log".to_owned(),
                 );
             }
-            ClientState::Connected if status.routes.is_empty() => {
+            ClientState::Connected if status.routes.is_empty() && status.proxies.is_empty() => {
                 return Some(
-                    "nothing is routed into the circuit; give the client --route 0.0.0.0/0"
+                    "nothing uses the circuit; give the client --route 0.0.0.0/0 or --socks"
                         .to_owned(),
                 );
             }
@@ -207,6 +227,7 @@ fn circuits(circuits: &[CircuitInfo]) -> String {
     let states = [
         CircuitState::Active,
         CircuitState::Spare,
+        CircuitState::Isolated,
         CircuitState::Extra,
         CircuitState::Stalled,
         CircuitState::Building,

@@ -23,10 +23,20 @@ settings! {
         path: Vec<String> = Vec::new(), "A,B,C";
         /// A lab: 1 to 4 hops, nodes of one subnet; shown as such in status.
         lab: bool = false, "";
-        /// The name of the TUN device.
+        /// The name of the TUN device; a client that only has proxies makes none.
         tun: String = "cepa0".to_owned(), "NAME";
         /// Which destinations go through the circuit; may repeat.
         route: Vec<Cidr> = Vec::new(), "CIDR";
+        /// A SOCKS5 proxy on this address; needs no privilege.
+        socks: Option<SocketAddr> = None, "IP:PORT";
+        /// An HTTP proxy on this address; needs no privilege.
+        http: Option<SocketAddr> = None, "IP:PORT";
+        /// A resolver on this address, UDP and TCP; the exit answers.
+        dns: Option<SocketAddr> = None, "IP:PORT";
+        /// Connections that the proxies serve at once.
+        proxy_connections: u32 = 2048, "N";
+        /// Connections that the proxies serve at once of one source address.
+        proxy_connections_per_source: u32 = 1024, "N";
         /// New flows move to a new circuit after so long (give or take a fifth).
         rotate_every: Period = Period::from_mins(10), "DURATION";
         /// How cells travel: udp, or http where UDP is blocked.
@@ -50,12 +60,20 @@ settings! {
         capture_address: Vec<CableAddress> = Vec::new(), "ADDRESS/PREFIX";
         /// Metrics for Prometheus on this address, which has to be of the loopback.
         metrics: Option<SocketAddr> = None, "IP:PORT";
-        /// A SOCKS5 proxy on this address.
-        socks: Option<SocketAddr> = None, "IP:PORT", planned;
-        /// An HTTP proxy on this address.
-        http: Option<SocketAddr> = None, "IP:PORT", planned;
-        /// A resolver on this address.
-        dns: Option<SocketAddr> = None, "IP:PORT", planned;
+    }
+}
+
+impl ClientConfig {
+    /// Whether a proxy or the resolver is wanted.
+    pub fn has_proxies(&self) -> bool {
+        self.socks.is_some() || self.http.is_some() || self.dns.is_some()
+    }
+
+    /// The name of the TUN device, if one is wanted: a client that only has proxies makes none.
+    pub fn tun_name(&self) -> Option<&str> {
+        let is_gateway = !self.lan.is_empty() || self.capture_interface.is_some();
+        let wanted = !self.has_proxies() || !self.route.is_empty() || is_gateway;
+        wanted.then_some(self.tun.as_str())
     }
 }
 
@@ -102,6 +120,9 @@ impl Settings for ClientConfig {
             }
         }
         setting::check_interface("tun", &self.tun)?;
+        setting::check_at_least("proxy_connections", self.proxy_connections.into(), 1)?;
+        let per_source = self.proxy_connections_per_source.into();
+        setting::check_at_least("proxy_connections_per_source", per_source, 1)?;
         for name in &self.lan {
             setting::check_interface("lan", name)?;
             if *name == self.tun {

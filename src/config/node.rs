@@ -30,8 +30,12 @@ settings! {
         join: Option<Secret> = None, "TOKEN", secret;
         /// Who runs this node; clients avoid two nodes of one operator in a path.
         operator: Option<String> = None, "LABEL";
-        /// Let packets out here: needs CAP_NET_ADMIN.
+        /// Let packets out here: needs CAP_NET_ADMIN, or --userspace.
         exit: bool = false, "";
+        /// Let packets out through sockets of this program, without any privilege.
+        userspace: bool = false, "";
+        /// The name server that circuits' names are resolved with; unset: that of /etc/resolv.conf.
+        exit_resolver: Option<SocketAddr> = None, "IP:PORT";
         /// The interface packets leave by, of an exit; unset: the one of the default route.
         exit_interface: Option<String> = None, "IF";
         /// Which destinations the exit lets through: comma-separated accept:NET or
@@ -62,8 +66,6 @@ settings! {
         lab: bool = false, "";
         /// What to log: error, warn, info, debug, trace or off.
         log: String = "info".to_owned(), "LEVEL";
-        /// Let packets out through sockets of this program, without any privilege.
-        userspace: bool = false, "", planned;
         /// Further roles of this daemon on the same port: tracker.
         also: Vec<String> = Vec::new(), "ROLE", planned;
     }
@@ -93,6 +95,18 @@ impl Settings for NodeConfig {
                 "join",
                 "expected a token as `cepa controller token new` prints it (cepa-join://...), got \
                  something else",
+            ));
+        }
+        if self.userspace && !self.exit {
+            return Err(Wrong::new(
+                "userspace",
+                "expected exit = true (--exit) beside it: it says how an exit lets packets out",
+            ));
+        }
+        if self.userspace && self.exit_interface.is_some() {
+            return Err(Wrong::new(
+                "exit_interface",
+                "expected none with userspace = true (--userspace): the kernel chooses for sockets",
             ));
         }
         setting::check_interface("exit_tun", &self.exit_tun)?;

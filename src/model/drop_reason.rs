@@ -60,6 +60,8 @@ pub enum DropReason {
     TooLarge,
     /// No circuit is open, and packets are not let out otherwise.
     NoCircuit,
+    /// A packet of a flow that belongs to another device of this client.
+    FlowInUse,
     /// A bounded queue was full.
     QueueFull,
     /// The device or socket refused the write.
@@ -74,7 +76,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in counter order.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::BadLength,
         Self::UnknownCircuit,
         Self::WrongSender,
@@ -102,6 +104,7 @@ impl DropReason {
         Self::FragmentLost,
         Self::TooLarge,
         Self::NoCircuit,
+        Self::FlowInUse,
         Self::QueueFull,
         Self::DeviceError,
         Self::NoBridge,
@@ -139,6 +142,7 @@ impl DropReason {
             Self::FragmentLost => "fragment_lost",
             Self::TooLarge => "too_large",
             Self::NoCircuit => "no_circuit",
+            Self::FlowInUse => "flow_in_use",
             Self::QueueFull => "queue_full",
             Self::DeviceError => "device_error",
             Self::NoBridge => "no_bridge",

@@ -31,3 +31,10 @@ pub const CLIENT_INNER_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(100, 64,
 /// The inner IPv6 address that every client uses.
 pub const CLIENT_INNER_V6: std::net::Ipv6Addr =
     std::net::Ipv6Addr::new(0xfd63, 0x6570, 0x6100, 0, 0, 0, 0, 2);
+/// The inner IPv4 address that every exit answers from, and resolves names at.
+pub const EXIT_INNER_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(100, 64, 0, 1);
+/// The inner IPv6 address that every exit answers from, and resolves names at.
+pub const EXIT_INNER_V6: std::net::Ipv6Addr =
+    std::net::Ipv6Addr::new(0xfd63, 0x6570, 0x6100, 0, 0, 0, 0, 1);
+/// The port of the resolver at the exit's inner addresses, UDP and TCP.
+pub const EXIT_RESOLVER_PORT: u16 = 53;

@@ -32,10 +32,12 @@ use crate::{
         udp::UdpSocket,
     },
     circuit::{ClientTimers, PoolSettings},
+    client::{Proxies, ProxyError, ProxySettings},
     config::{ClientConfig, Settings},
     directory::{ControllerClient, ControllerLink, Directory, DirectoryCache, Guard},
     keys::StateDir,
     model::{CLIENT_INNER_V4, CLIENT_INNER_V6, Hop},
+    stack::{DataSide, lanes},
     telemetry::{
         CircuitsStatus, ClientState, ClientStatus, Status,
         control::{
@@ -70,17 +72,21 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let guard = Guard::load(&dir)?.map(|guard| guard.id);
     let client = ControllerClient::new(link, None)?;
     let contact = Contact::new(link);
-    let tun = Tun::create(&TunOptions::new(
-        &config.tun,
-        &[(CLIENT_INNER_V4.into(), 32), (CLIENT_INNER_V6.into(), 128)],
-    ))?;
+    let addresses = [(CLIENT_INNER_V4.into(), 32), (CLIENT_INNER_V6.into(), 128)];
+    let tun = config.tun_name().map(|name| Tun::create(&TunOptions::new(name, &addresses)));
+    let tun = tun.transpose()?;
     let _inside = raw_gateway::start(config)?;
     let _gateway = gateway::start(config, &dir)?;
-    let routes = Routes::start(tun.name(), &config.route, link)?;
+    let routes = match &tun {
+        Some(tun) => Some(Routes::start(tun.name(), &config.route, link)?),
+        None => None,
+    };
+    let (stack, proxies) = start_proxies(config)?;
     let (http, http_queue) = http_carrier::runs();
     let settings = ClientSettings {
         socket: bind(config.listen)?,
-        device: Some(Box::new(tun)),
+        device: tun.map(|tun| Box::new(tun) as Box<dyn PacketDevice>),
+        stack,
         wish: PathWish {
             hops: if config.path.is_empty() { config.hops.into() } else { config.path.len() },
             lab: config.lab,
@@ -109,7 +115,9 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     });
     tasks.spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
     tasks.spawn(follow_directory(client, contact.clone(), cache, newest));
-    tasks.spawn(routes.follow(directories.clone()));
+    if let Some(routes) = routes {
+        tasks.spawn(routes.follow(directories.clone()));
+    }
     let (allow, allowed) = watch::channel(None);
     tasks.spawn(lock::follow(link.clone(), directories.clone(), allow));
     tasks.spawn(pass_directories(allowed, data.handle.clone(), ClientCommand::Directory));
@@ -120,6 +128,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         started: Instant::now(),
         directories,
         contact,
+        proxies,
         data: data.handle.clone(),
     };
     if let Some(addr) = config.metrics {
@@ -143,6 +152,24 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     let _ = data.handle.send(ClientCommand::Stop);
     data.thread.join().map_err(|_| NodeError::DataPath)?;
     end
+}
+
+/// The proxies of the settings, and the data path's way to them.
+fn start_proxies(
+    config: &ClientConfig,
+) -> Result<(Option<DataSide>, Option<Arc<Proxies>>), ProxyError> {
+    let settings = ProxySettings {
+        socks: config.socks,
+        http: config.http,
+        dns: config.dns,
+        connections: config.proxy_connections as usize,
+        connections_per_source: config.proxy_connections_per_source as usize,
+    };
+    if !settings.any() {
+        return Ok((None, None));
+    }
+    let (data, stack) = lanes();
+    Ok((Some(data), Some(Arc::new(Proxies::start(&settings, stack)?))))
 }
 
 /// The socket of the settings; otherwise one for both families, or for IPv4 where IPv6 is off.
@@ -169,6 +196,7 @@ struct StatusSource {
     started: Instant,
     directories: watch::Receiver<Option<Arc<Directory>>>,
     contact: Contact,
+    proxies: Option<Arc<Proxies>>,
     data: Handle<ClientCommand>,
 }
 
@@ -234,8 +262,9 @@ async fn status_of(source: &StatusSource) -> Result<ClientStatus, Refusal> {
         lab: config.lab,
         hops: if config.path.is_empty() { config.hops } else { config.path.len() as u8 },
         uptime_s: source.started.elapsed().as_secs(),
-        tun: config.tun.clone(),
+        tun: config.tun_name().unwrap_or_default().to_owned(),
         routes: config.route.iter().map(ToString::to_string).collect(),
+        proxies: source.proxies.as_ref().map(|proxies| proxies.status()).unwrap_or_default(),
         circuits: data.circuits,
         controller,
         directory: directory_status(directory.as_deref()),

@@ -4,7 +4,9 @@
 
 use crate::{
     capture::CaptureError,
+    client::ProxyError,
     directory::{ClientError, DirectoryError},
+    exit::ExitError,
     forward::exit::PoolError,
     keys::KeyError,
     telemetry::control::ControlError,
@@ -30,6 +32,12 @@ pub enum NodeError {
     /// The controller does not answer as it must.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The proxies.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The exit's own service.
+    #[error(transparent)]
+    Exit(#[from] ExitError),
     /// The exit's pool.
     #[error(transparent)]
     Pool(#[from] PoolError),

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use super::{
+    agent::port,
     host::{Daemon, Host},
     network::Network,
     plan::{self, EXITS, OUTSIDE_V4, OUTSIDE_V6},
@@ -34,6 +35,8 @@ pub struct Extra {
     pub policy: String,
     /// Further arguments of the nodes.
     pub node: Vec<String>,
+    /// Exits let packets out by sockets, without privileges.
+    pub userspace: bool,
     /// Further arguments of the controller.
     pub controller: Vec<String>,
 }
@@ -44,6 +47,7 @@ impl Default for Extra {
             log: "debug",
             policy: format!("reject:*:{PROHIBITED},accept:*"),
             node: Vec::new(),
+            userspace: false,
             controller: Vec::new(),
         }
     }
@@ -152,7 +156,15 @@ impl Daemons {
         arguments
             .extend(words(&["--listen", &listen, "--state", dir, "--log", extra.log, "--lab"]));
         if host.plan.on("outside").is_some() {
-            arguments.extend(words(&["--exit", "--exit-interface", plan::OUTSIDE]));
+            let way: &[&str] = if extra.userspace {
+                &["--userspace"]
+            } else {
+                &["--exit-interface", plan::OUTSIDE]
+            };
+            arguments.push("--exit".to_owned());
+            arguments.extend(words(way));
+            let resolver = format!("{}:{}", plan::RECEIVER_V4, port::DNS);
+            arguments.extend(words(&["--exit-resolver", &resolver]));
             arguments.extend(words(&["--exit-policy", &extra.policy]));
         }
         arguments.extend(extra.node.iter().cloned());
@@ -169,7 +181,13 @@ impl Daemons {
         if !state(host).exists() {
             arguments.extend(["--join".to_owned(), self.token(network)?]);
         }
-        self.nodes.insert(name.to_owned(), host.daemon("node", &arguments)?);
+        let daemon = if extra.userspace {
+            let before = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+            host.daemon_with("node", &words(&before), &arguments)?
+        } else {
+            host.daemon("node", &arguments)?
+        };
+        self.nodes.insert(name.to_owned(), daemon);
         Ok(())
     }
 

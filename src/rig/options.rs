@@ -18,6 +18,8 @@ pub struct NetworkOptions {
     pub links: BTreeMap<String, LinkOptions>,
     /// Nodes of the client's path.
     pub hops: u8,
+    /// Exits let packets out by sockets, without privileges.
+    pub userspace: bool,
 }
 
 impl NetworkOptions {
@@ -36,7 +38,7 @@ impl NetworkOptions {
             ensure!(names.contains(&host), "expected one of {}, got {host:?}", names.join(", "));
             read.insert(host.to_owned(), options.parse()?);
         }
-        Ok(Self { links: read, hops })
+        Ok(Self { links: read, hops, userspace: false })
     }
 
     /// Adds a round trip and a loss to the sender's cable, which every path has in common.

@@ -69,7 +69,8 @@ pub fn hold(
         None
     } else {
         let mut daemons = Daemons::default();
-        daemons.start_all(&network, &NODES, &Extra::default())?;
+        let extra = Extra { userspace: options.userspace, ..Extra::default() };
+        daemons.start_all(&network, &NODES, &extra)?;
         daemons.start_client(&network, &["--hops", &options.hops.to_string()])?;
         daemons.wait_connected(&network, Duration::from_secs(30))?;
         Some(daemons)

@@ -14,5 +14,5 @@ pub use lockdown::{Device, LeakProbe, LeakReport, LockdownStatus};
 pub use snapshot::{
     BenchAnswer, CircuitInfo, CircuitState, CircuitsStatus, ClientState, ClientStatus,
     ControllerContact, ControllerStatus, DirectoryStatus, Drops, ExitStatus, HopInfo, NodeState,
-    NodeStatus, PingAnswer, Status, TraceAnswer, TraceHop, TrackerStatus, Traffic,
+    NodeStatus, PingAnswer, ProxyStatus, Status, TraceAnswer, TraceHop, TrackerStatus, Traffic,
 };

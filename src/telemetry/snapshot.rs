@@ -215,6 +215,8 @@ pub enum CircuitState {
     Extra,
     /// Its first hop is silent; it keeps its flows until that is heard again, or given up.
     Stalled,
+    /// It serves one isolation group of the proxies.
+    Isolated,
     /// Only its running flows use it.
     Draining,
     /// It ends.
@@ -230,6 +232,7 @@ impl CircuitState {
             Self::Spare => "spare",
             Self::Extra => "extra",
             Self::Stalled => "stalled",
+            Self::Isolated => "isolated",
             Self::Draining => "draining",
             Self::Closing => "closing",
         }
@@ -284,6 +287,22 @@ pub struct CircuitsStatus {
     pub circuits: Vec<CircuitInfo>,
 }
 
+/// A proxy or the resolver of a client.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProxyStatus {
+    /// What it speaks: `socks5`, `http` or `dns`.
+    pub kind: String,
+    /// Where it listens.
+    pub listen: String,
+    /// Connections open now; of a resolver: questions under way.
+    pub open: usize,
+    /// Connections or questions since the start.
+    pub total: u64,
+    /// Those of them that were refused: malformed, too slow, too many, or no way there.
+    pub refused: u64,
+}
+
 /// A client at one moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -300,10 +319,12 @@ pub struct ClientStatus {
     pub hops: u8,
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// The TUN device.
+    /// The TUN device; empty: there is none.
     pub tun: String,
     /// The destinations that go through the circuit.
     pub routes: Vec<String>,
+    /// The proxies and the resolver.
+    pub proxies: Vec<ProxyStatus>,
     /// Every circuit, by number.
     pub circuits: Vec<CircuitInfo>,
     /// How it stands with the controller.

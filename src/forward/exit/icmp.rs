@@ -3,18 +3,11 @@
 //! In: a packet of the client. Out: an ICMP or ICMPv6 "administratively prohibited" for it.
 //! Called by: the exit table, which limits the rate.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use super::checksum::Sum;
 use crate::{
     forward::ip::{Headers, V4_HEADER_LEN, V6_HEADER_LEN, Version, protocol},
-    model::PacketBatch,
+    model::{EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch},
 };
-
-/// The address that exits answer from, IPv4: the neighbour of the client's inner address.
-pub const EXIT_INNER_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-/// The address that exits answer from, IPv6.
-pub const EXIT_INNER_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6570, 0x6100, 0, 0, 0, 0, 1);
 
 const HEADER_LEN: usize = 8;
 /// An ICMP error is at most as long as every host must take (RFC 1812: 576 bytes).

@@ -20,7 +20,7 @@ mod pool;
 mod rewrite;
 mod table;
 
-pub use icmp::{EXIT_INNER_V4, EXIT_INNER_V6, unreachable};
+pub use icmp::unreachable;
 pub use limits::ExitLimits;
 pub use pool::{AddressPool, PoolError};
 pub use rewrite::{PoolAddress, Rewrite};

@@ -4,8 +4,11 @@
 
 use super::AddressPool;
 use crate::{
-    forward::ip::{Headers, Version},
-    model::{CLIENT_INNER_V4, CLIENT_INNER_V6, DropReason, ExitPolicy},
+    forward::ip::{Headers, Version, protocol},
+    model::{
+        CLIENT_INNER_V4, CLIENT_INNER_V6, DropReason, EXIT_INNER_V4, EXIT_INNER_V6,
+        EXIT_RESOLVER_PORT, ExitPolicy,
+    },
 };
 
 /// Checks the destination of a client's packet against the pool, then the policy.
@@ -33,6 +36,15 @@ pub(super) fn check(
         return Err(DropReason::ExitPolicy);
     }
     Ok(())
+}
+
+/// Whether a packet asks the exit's own resolver: nothing that the policy has a word in.
+pub(super) fn asks_resolver(packet: &[u8], headers: &Headers) -> bool {
+    let destination = headers.destination(packet);
+    (destination == EXIT_INNER_V4 || destination == EXIT_INNER_V6)
+        && matches!(headers.protocol, protocol::TCP | protocol::UDP)
+        && headers.fragment.is_none()
+        && headers.ports(packet).is_some_and(|(_, to)| to == EXIT_RESOLVER_PORT)
 }
 
 /// Redirects and neighbour discovery speak for a link that the client is not on.

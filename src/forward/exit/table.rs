@@ -16,7 +16,11 @@ use super::{
     rewrite::quotes_another,
 };
 use crate::{
-    forward::{flow::PacketFlow, ip::Headers, stream::Reassembler},
+    forward::{
+        flow::PacketFlow,
+        ip::{Headers, protocol},
+        stream::Reassembler,
+    },
     model::{BODY_LEN, CircuitKey, DropCounters, DropReason, ExitPolicy, PacketBatch},
 };
 
@@ -287,8 +291,16 @@ impl Circuit {
         headers: &Headers,
     ) -> Result<(), DropReason> {
         self.rewrite.check_source(packet, headers)?;
-        policy::check(&rules.policy, &rules.pool, packet, headers)?;
+        let asks_resolver = policy::asks_resolver(packet, headers);
+        if !asks_resolver {
+            policy::check(&rules.policy, &rules.pool, packet, headers)?;
+        }
         self.rate.admit(now, &rules.limits, packet.len())?;
+        if asks_resolver && headers.protocol == protocol::UDP {
+            // Each question comes from a port of its own; the resolver has a limit of its own.
+            self.rewrite.outbound(packet, headers);
+            return Ok(());
+        }
         let flow = PacketFlow::of(packet, headers);
         if let Some(key) = flow.flow {
             let hash = rules.hasher.hash_one(key);

@@ -47,10 +47,21 @@ pub struct FlowMap<C> {
     hasher: foldhash::quality::RandomState,
 }
 
+/// Which of a client's devices a flow belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FlowOwner {
+    /// The kernel, by the TUN device.
+    #[default]
+    Kernel,
+    /// The user-space stack of the proxies.
+    Stack,
+}
+
 #[derive(Debug)]
 struct Slot<C> {
     key: FlowKey,
     circuit: C,
+    owner: FlowOwner,
     expires: Instant,
     closing: bool,
     newer: u32,
@@ -87,17 +98,39 @@ impl<C: Copy + PartialEq> FlowMap<C> {
         packet: &[u8],
         choose: impl FnOnce() -> Option<C>,
     ) -> Result<C, DropReason> {
+        self.route_as(now, packet, FlowOwner::default(), choose)
+    }
+
+    /// As [`Self::route`], for a packet of one of several devices, which the flow then belongs to.
+    ///
+    /// # Errors
+    ///
+    /// `FlowInUse` when the flow belongs to another device; otherwise as for [`Self::route`].
+    pub fn route_as(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        owner: FlowOwner,
+        choose: impl FnOnce() -> Option<C>,
+    ) -> Result<C, DropReason> {
         let found = PacketFlow::parse(packet)?;
         let circuit = match (found.flow, found.datagram) {
-            (Some(flow), _) => self.pin(now, flow, &found, choose),
-            (None, Some(datagram)) => self.pin(now, datagram, &found, choose),
+            (Some(flow), _) => self.pin(now, flow, &found, owner, choose),
+            (None, Some(datagram)) => self.pin(now, datagram, &found, owner, choose),
             (None, None) => return Err(DropReason::BadInnerPacket),
-        }
-        .ok_or(DropReason::NoCircuit)?;
+        }?;
         if let (Some(_), Some(datagram)) = (found.flow, found.datagram) {
-            self.set(now + DATAGRAM_IDLE, datagram, circuit);
+            self.set(now + DATAGRAM_IDLE, datagram, circuit, owner);
         }
         Ok(circuit)
+    }
+
+    /// Which device an answer is for; the kernel where no flow says otherwise.
+    pub fn owner_of_answer(&self, packet: &[u8]) -> FlowOwner {
+        PacketFlow::parse(packet)
+            .ok()
+            .and_then(|found| self.find(&found.flow?.reversed()))
+            .map_or(FlowOwner::Kernel, |at| self.slots[at as usize].owner)
     }
 
     /// The circuit of a flow, without counting as use.
@@ -137,8 +170,10 @@ impl<C: Copy + PartialEq> FlowMap<C> {
         now: Instant,
         key: FlowKey,
         found: &PacketFlow,
+        owner: FlowOwner,
         choose: impl FnOnce() -> Option<C>,
-    ) -> Option<C> {
+    ) -> Result<C, DropReason> {
+        let choose = || choose().ok_or(DropReason::NoCircuit);
         let flags = found.tcp_flags.unwrap_or(0);
         let closes = flags & (FIN | RST) != 0;
         let idle = match found.protocol {
@@ -150,33 +185,37 @@ impl<C: Copy + PartialEq> FlowMap<C> {
         };
         let Some(at) = self.find(&key) else {
             let circuit = choose()?;
-            let at = self.insert(now + idle, key, circuit);
+            let at = self.insert(now + idle, key, circuit, owner);
             self.slots[at as usize].closing = closes;
-            return Some(circuit);
+            return Ok(circuit);
         };
         let slot = &mut self.slots[at as usize];
         let starts_anew = slot.closing && flags & (SYN | ACK) == SYN;
         if slot.expires <= now || starts_anew {
             slot.circuit = choose()?;
+            slot.owner = owner;
             slot.closing = false;
+        } else if slot.owner != owner {
+            return Err(DropReason::FlowInUse);
         }
         slot.closing |= closes;
         slot.expires = now + if slot.closing { TCP_CLOSED } else { idle };
         let circuit = slot.circuit;
         self.touch(at);
-        Some(circuit)
+        Ok(circuit)
     }
 
-    fn set(&mut self, expires: Instant, key: FlowKey, circuit: C) {
+    fn set(&mut self, expires: Instant, key: FlowKey, circuit: C, owner: FlowOwner) {
         match self.find(&key) {
             Some(at) => {
                 let slot = &mut self.slots[at as usize];
                 slot.circuit = circuit;
+                slot.owner = owner;
                 slot.expires = expires;
                 self.touch(at);
             }
             None => {
-                self.insert(expires, key, circuit);
+                self.insert(expires, key, circuit, owner);
             }
         }
     }
@@ -190,11 +229,11 @@ impl<C: Copy + PartialEq> FlowMap<C> {
         self.index.find(hash, |at| self.slots[*at as usize].key == *key).copied()
     }
 
-    fn insert(&mut self, expires: Instant, key: FlowKey, circuit: C) -> u32 {
+    fn insert(&mut self, expires: Instant, key: FlowKey, circuit: C, owner: FlowOwner) -> u32 {
         if self.index.len() >= self.most {
             self.remove(self.oldest);
         }
-        let slot = Slot { key, circuit, expires, closing: false, newer: NONE, older: NONE };
+        let slot = Slot { key, circuit, owner, expires, closing: false, newer: NONE, older: NONE };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = slot;

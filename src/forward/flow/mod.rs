@@ -9,4 +9,4 @@ mod map;
 mod tests;
 
 pub use key::{FlowKey, PacketFlow};
-pub use map::FlowMap;
+pub use map::{FlowMap, FlowOwner};

@@ -275,6 +275,7 @@ impl Client {
         }
         self.table.remove(key);
         self.flows.forget_circuit(key);
+        self.isolation.on_closed(key);
         self.end_traces_of(key);
         self.end_bench_of(key);
         self.targets.on_closed(key);

@@ -138,6 +138,8 @@ impl Client {
             CircuitState::Active
         } else if self.pool.spare() == Some(key) {
             CircuitState::Spare
+        } else if self.isolation.holds(key) {
+            CircuitState::Isolated
         } else if self.targets.is_extra(key) {
             CircuitState::Extra
         } else {

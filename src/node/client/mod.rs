@@ -1,10 +1,11 @@
 //! A client's data path: one thread that owns the socket, the TUN and every circuit.
 //!
-//! In: packets of this machine, cells of guards, commands. Out: the same, wrapped or opened.
+//! In: packets of this machine and of the proxies, cells of guards, commands. Out: the same, wrapped or opened.
 //! Called by: the client's service.
 //!
 //! ```text
-//! turn: TUN -> packets -> flow -> circuit -> cells     socket -> cells -> bodies -> packets
+//! turn: TUN, stack -> packets -> flow -> circuit -> cells
+//!       socket -> cells -> bodies -> packets -> TUN or stack
 //!       commands, timers -> events -> flush -> sleep
 //! ```
 
@@ -36,10 +37,11 @@ use crate::{
         PacketDevice,
         udp::{RecvBatch, UdpSocket},
     },
-    circuit::{ClientCircuits, ClientTimers, Pool, PoolSettings},
+    circuit::{ClientCircuits, ClientTimers, Isolation, Pool, PoolSettings},
     directory::{Directory, LinkTimes},
     forward::{ClientTable, Outbox, SharedQueue, flow::FlowMap},
     model::{BODY_LEN, Carrier, CircuitKey, DropReason, Hop, NodeId, PacketBatch, Suite},
+    stack::{DataSide, GroupedPackets},
     telemetry::CircuitInfo,
 };
 
@@ -73,6 +75,8 @@ pub(crate) type OnGuard = Box<dyn Fn(&Hop) + Send>;
 pub(crate) struct ClientSettings {
     pub(crate) socket: UdpSocket,
     pub(crate) device: Option<Box<dyn PacketDevice>>,
+    /// The way to the user-space stack of the proxies.
+    pub(crate) stack: Option<DataSide>,
     pub(crate) wish: PathWish,
     pub(crate) timers: ClientTimers,
     pub(crate) pool: PoolSettings,
@@ -92,6 +96,7 @@ pub(crate) struct Client {
     commands: Receiver<ClientCommand>,
     link: Link,
     device: Option<Box<dyn PacketDevice>>,
+    stack: Option<DataSide>,
     directory: Option<Arc<Directory>>,
     wish: PathWish,
     guard: Option<NodeId>,
@@ -101,6 +106,7 @@ pub(crate) struct Client {
     circuits: ClientCircuits,
     table: ClientTable,
     pool: Pool,
+    isolation: Isolation,
     flows: FlowMap<CircuitKey>,
     targets: Targets,
     links: LinkTimes,
@@ -122,6 +128,8 @@ pub(crate) struct Client {
     /// What waits in the socket.
     inbox: SharedQueue,
     to_device: PacketBatch,
+    from_stack: GroupedPackets,
+    to_stack: PacketBatch,
     rng: StdRng,
     next_flow_tick: Instant,
     stopping: bool,
@@ -137,17 +145,21 @@ impl Client {
         commands: Receiver<ClientCommand>,
         mut reactor: Reactor,
     ) -> Result<Self, NodeError> {
-        let ClientSettings { mut socket, device, .. } = settings;
+        let ClientSettings { mut socket, device, stack, .. } = settings;
         reactor.add_socket(&mut socket).map_err(NodeError::Wait)?;
         match &device {
             Some(device) => reactor.add_device(device.raw_fd()).map_err(NodeError::Wait)?,
             None => reactor.device_ready = false,
+        }
+        if let Some(stack) = &stack {
+            stack.set_waker(reactor.waker());
         }
         Ok(Self {
             reactor,
             commands,
             link: Link { http: settings.http, ..Link::new(socket) },
             device,
+            stack,
             directory: None,
             targets: Targets::new(settings.pool.rotate_every, !settings.wish.fixed.is_empty()),
             links: LinkTimes::default(),
@@ -159,6 +171,7 @@ impl Client {
             circuits: ClientCircuits::new(settings.timers, settings.own_suite),
             table: ClientTable::default(),
             pool: Pool::new(settings.pool),
+            isolation: Isolation::default(),
             flows: FlowMap::new(MOST_FLOWS),
             numbers: Vec::new(),
             next_number: 1,
@@ -172,6 +185,8 @@ impl Client {
             from_device: DeviceQueue::default(),
             inbox: SharedQueue::default(),
             to_device: PacketBatch::default(),
+            from_stack: GroupedPackets::default(),
+            to_stack: PacketBatch::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_flow_tick: Instant::now(),
             stopping: false,
@@ -209,6 +224,7 @@ impl Client {
     fn turn(&mut self, batch: &mut RecvBatch) {
         let now = Instant::now();
         self.read_device(now);
+        self.read_stack(now);
         self.read_socket(now, batch);
         self.handle_commands(now);
         self.send_bridges();
@@ -228,6 +244,7 @@ impl Client {
                 let bridges = share.as_ref().map_or(0, |share| share.bridges_of(key));
                 flows.flows_of(now, key) + bridges
             };
+            self.isolation.handle_timeout(now, &mut self.pool, in_use);
             let closing = self.pool.handle_timeout(now, in_use, &mut self.rng);
             let idle = self.targets.idle(now, |key| flows.flows_of(now, key));
             for key in closing.into_iter().chain(idle) {

@@ -1,6 +1,7 @@
 //! Packets of this machine into cells, cells of guards into packets.
 //!
-//! In: the TUN's packets, the socket's cells. Out: cells to guards, packets to the TUN.
+//! In: packets of the TUN and of the proxies' stack, the socket's cells.
+//! Out: cells to guards, packets to the TUN or the stack, whoever owns the flow.
 //! Called by: the client's turn.
 
 use std::{
@@ -12,10 +13,16 @@ use std::{
 use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
     capture::udp::RecvBatch,
-    forward::{ClientVerdict, ecn, flow::PacketFlow},
-    model::{
-        BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason, PacketBatch,
+    forward::{
+        ClientVerdict, ecn,
+        flow::{FlowOwner, PacketFlow},
+        ip::Headers,
     },
+    model::{
+        BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason,
+        EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch,
+    },
+    stack::GroupedPackets,
     wire::BodyHeader,
 };
 
@@ -32,6 +39,37 @@ impl Client {
         {
             self.send_packets(now, &batch);
             self.from_device.give_back(batch);
+        }
+        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.link.flush(&mut self.outbox);
+    }
+
+    /// Everything that the stack sent, into the cells of its flows' circuits.
+    pub(super) fn read_stack(&mut self, now: Instant) {
+        let Some(stack) = &self.stack else { return };
+        self.from_stack.clear();
+        stack.take(&mut self.from_stack);
+        let GroupedPackets { packets, groups } = &self.from_stack;
+        for (packet, group) in packets.iter().zip(groups) {
+            let (isolation, pool, rng) = (&mut self.isolation, &mut self.pool, &mut self.rng);
+            let (targets, directory) = (&mut self.targets, self.directory.as_deref());
+            let choose = || {
+                if *group != 0 || is_for_exit(packet) {
+                    return isolation.choose(now, *group, pool, rng);
+                }
+                targets.choose(now, packet, pool.active(), pool.spare(), directory)
+            };
+            let sent = self
+                .flows
+                .route_as(now, packet, FlowOwner::Stack, choose)
+                .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
+            match sent {
+                Ok(()) => {
+                    self.link.traffic.packets_up += 1;
+                    self.link.traffic.bytes_up += packet.len() as u64;
+                }
+                Err(reason) => self.link.drops.count(reason),
+            }
         }
         self.table.finish(&mut self.outbox, &mut self.rng);
         self.link.flush(&mut self.outbox);
@@ -189,12 +227,16 @@ impl Client {
     }
 
     fn write_device(&mut self) {
-        let Some(device) = &mut self.device else { return self.to_device.clear() };
         if self.to_device.is_empty() {
             return;
         }
         self.link.traffic.packets_down += self.to_device.len() as u64;
         self.link.traffic.bytes_down += self.to_device.byte_len() as u64;
+        self.write_stack();
+        let Some(device) = &mut self.device else { return self.to_device.clear() };
+        if self.to_device.is_empty() {
+            return;
+        }
         let taken = device.send(&self.to_device).unwrap_or_else(|error| {
             log::debug!("the TUN refuses packets: {error}");
             0
@@ -202,6 +244,35 @@ impl Client {
         (taken..self.to_device.len()).for_each(|_| self.link.drops.count(DropReason::DeviceError));
         self.to_device.clear();
     }
+
+    /// Gives the stack what is for it: everything if there is no TUN, otherwise what its flows
+    /// own.
+    fn write_stack(&mut self) {
+        let Some(stack) = &self.stack else { return };
+        let (batch, flows) = (&mut self.to_stack, &self.flows);
+        if self.device.is_none() {
+            std::mem::swap(batch, &mut self.to_device);
+        } else {
+            self.to_device.retain_from(0, |packet| {
+                let is_stacks = flows.owner_of_answer(packet) == FlowOwner::Stack;
+                if is_stacks {
+                    batch.push(&[packet]);
+                }
+                !is_stacks
+            });
+        }
+        let taken = stack.give(batch);
+        (taken..batch.len()).for_each(|_| self.link.drops.count(DropReason::QueueFull));
+        batch.clear();
+    }
+}
+
+/// Whether a packet of the stack asks the exit itself, whichever it is.
+fn is_for_exit(packet: &[u8]) -> bool {
+    Headers::parse(packet).is_ok_and(|headers| {
+        let to = headers.destination(packet);
+        to == EXIT_INNER_V4 || to == EXIT_INNER_V6
+    })
 }
 
 /// Only packets from the client's inner addresses enter a circuit.

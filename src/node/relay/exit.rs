@@ -3,7 +3,7 @@
 //! In: data bodies, packets of the device. Out: packets to the device, cells to clients.
 //! Called by: the node's turn.
 
-use std::{os::fd::RawFd, time::Instant};
+use std::{os::fd::RawFd, sync::Arc, time::Instant};
 
 use super::{
     super::device_queue::{self, DeviceQueue},
@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     capture::{PacketDevice, nat::ExitNat},
+    exit::Service,
     forward::exit::ExitTable,
-    model::{BODY_LEN, CircuitKey, DropReason, PacketBatch},
+    model::{BODY_LEN, CircuitKey, DropReason, EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch},
+    stack::GroupedPackets,
     telemetry::ExitStatus,
 };
 
@@ -29,11 +31,19 @@ fn destination_of(packet: &[u8]) -> [u8; 16] {
     destination
 }
 
-/// An exit's device, its addresses and its rules.
+/// The kernel's side of an exit.
+pub(crate) struct KernelExit {
+    pub(crate) device: Box<dyn PacketDevice>,
+    pub(crate) nat: ExitNat,
+}
+
+/// An exit's way out, its addresses and its rules.
 pub(crate) struct Exit {
-    device: Box<dyn PacketDevice>,
+    /// None: everything leaves by the service's sockets.
+    kernel: Option<KernelExit>,
+    /// The resolver; without the kernel everything.
+    service: Service,
     table: ExitTable,
-    nat: ExitNat,
     interface: String,
     policy: String,
     /// Packets to the device.
@@ -42,31 +52,59 @@ pub(crate) struct Exit {
     refusals: PacketBatch,
     /// Packets from the device, by circuit.
     back: DeviceQueue,
+    /// Packets to the service, and from it.
+    to_service: PacketBatch,
+    from_service: GroupedPackets,
 }
 
 impl Exit {
-    /// An exit on a device whose kernel side is ready.
+    /// An exit whose kernel side, if it has one, is ready.
     pub(crate) fn new(
-        device: Box<dyn PacketDevice>,
+        kernel: Option<KernelExit>,
+        service: Service,
         table: ExitTable,
-        nat: ExitNat,
         interface: String,
         policy: String,
     ) -> Self {
         Self {
-            device,
+            kernel,
+            service,
             table,
-            nat,
             interface,
             policy,
             out: PacketBatch::default(),
             refusals: PacketBatch::default(),
             back: DeviceQueue::default(),
+            to_service: PacketBatch::default(),
+            from_service: GroupedPackets::default(),
         }
     }
 
-    pub(super) fn raw_fd(&self) -> RawFd {
-        self.device.raw_fd()
+    pub(super) fn raw_fd(&self) -> Option<RawFd> {
+        self.kernel.as_ref().map(|kernel| kernel.device.raw_fd())
+    }
+
+    pub(super) fn set_waker(&self, waker: Arc<mio::Waker>) {
+        self.service.set_waker(waker);
+    }
+
+    /// Takes out of `out` what is for the service, and says how much of it was lost.
+    fn give_service(&mut self) -> usize {
+        let batch = &mut self.to_service;
+        if self.kernel.is_none() {
+            std::mem::swap(batch, &mut self.out);
+        } else {
+            self.out.retain_from(0, |packet| {
+                let is_own = is_for_exit(packet);
+                if is_own {
+                    batch.push(&[packet]);
+                }
+                !is_own
+            });
+        }
+        let lost = batch.len() - self.service.give(batch);
+        batch.clear();
+        lost
     }
 
     /// Whether packets of the device wait for their turn.
@@ -141,7 +179,10 @@ impl Relay {
             return;
         }
         self.link.traffic.bytes_up += exit.out.byte_len() as u64;
-        let taken = exit.device.send(&exit.out).unwrap_or_else(|error| {
+        let lost = exit.give_service();
+        (0..lost).for_each(|_| self.link.drops.count(DropReason::QueueFull));
+        let Some(kernel) = exit.kernel.as_mut().filter(|_| !exit.out.is_empty()) else { return };
+        let taken = kernel.device.send(&exit.out).unwrap_or_else(|error| {
             log::debug!("the exit's device refuses packets: {error}");
             0
         });
@@ -152,10 +193,10 @@ impl Relay {
     /// Packets from outside, back into the cells of their circuits.
     pub(super) fn read_device(&mut self, now: Instant) {
         let Some(exit) = &mut self.exit else { return };
-        let Exit { device, back, .. } = exit;
+        let Exit { kernel: Some(kernel), back, .. } = exit else { return };
         back.fill(
             now,
-            &mut **device,
+            &mut *kernel.device,
             &mut self.reactor.device_ready,
             &mut self.link.drops,
             destination_of,
@@ -179,6 +220,28 @@ impl Relay {
         self.link.flush(&mut self.outbox);
     }
 
+    /// Packets of the exit's own service, into the cells of their circuits.
+    pub(super) fn read_service(&mut self) {
+        let Some(exit) = &mut self.exit else { return };
+        exit.from_service.clear();
+        exit.service.take(&mut exit.from_service);
+        if exit.from_service.packets.is_empty() {
+            return;
+        }
+        for packet in exit.from_service.packets.iter_mut() {
+            let sent = exit.table.inbound(packet).and_then(|circuit| {
+                self.link.traffic.packets_down += 1;
+                self.link.traffic.bytes_down += packet.len() as u64;
+                self.table.send_packet(circuit, packet, &mut self.outbox)
+            });
+            if let Err(reason) = sent {
+                self.link.drops.count(reason);
+            }
+        }
+        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.link.flush(&mut self.outbox);
+    }
+
     pub(super) fn detach_exit(&mut self, circuit: CircuitKey) {
         if let Some(exit) = &mut self.exit {
             exit.table.detach(circuit);
@@ -191,11 +254,24 @@ impl Relay {
             exit.table.handle_timeout(now, &mut self.link.drops);
             while let Some(address) = exit.table.poll_released(now) {
                 for address in [address.v4.into(), address.v6.into()] {
-                    if let Err(error) = exit.nat.forget(address) {
+                    if !exit.service.forget(address) {
+                        log::debug!("the exit's service is busy; connections end by themselves");
+                    }
+                    let Some(kernel) = &exit.kernel else { continue };
+                    if let Err(error) = kernel.nat.forget(address) {
                         log::warn!("connections of a closed circuit stay tracked: {error}");
                     }
                 }
             }
         }
+    }
+}
+
+/// Whether the policy let a packet through because it is for the exit itself.
+fn is_for_exit(packet: &[u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(16..20) == Some(&EXIT_INNER_V4.octets()),
+        Some(6) => packet.get(24..40) == Some(&EXIT_INNER_V6.octets()),
+        _ => false,
     }
 }

@@ -27,7 +27,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub(crate) use self::{
     bridges::{DoorMessage, DoorRefusal, Posts},
-    exit::Exit,
+    exit::{Exit, KernelExit},
 };
 use super::{
     NodeError,
@@ -136,9 +136,12 @@ impl Relay {
             http,
         } = settings;
         reactor.add_socket(&mut socket).map_err(NodeError::Wait)?;
-        match &exit {
-            Some(exit) => reactor.add_device(exit.raw_fd()).map_err(NodeError::Wait)?,
+        match exit.as_ref().and_then(Exit::raw_fd) {
+            Some(fd) => reactor.add_device(fd).map_err(NodeError::Wait)?,
             None => reactor.device_ready = false,
+        }
+        if let Some(exit) = &exit {
+            exit.set_waker(reactor.waker());
         }
         let identity_id = identity.id();
         let now = Instant::now();
@@ -196,6 +199,7 @@ impl Relay {
         let now = Instant::now();
         self.read_socket(now, batch);
         self.read_device(now);
+        self.read_service();
         while let Some((job, done)) = self.handshakes.poll() {
             let result = self.circuits.handle_handshake(now, &job, done, &mut self.rng);
             if let Err(reason) = result {

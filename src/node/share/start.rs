@@ -55,6 +55,7 @@ impl ShareNet {
         let client = ClientSettings {
             socket: bind(settings.listen)?,
             device: None,
+            stack: None,
             wish: PathWish {
                 hops: if settings.path.is_empty() {
                     settings.hops.into()

@@ -152,11 +152,11 @@ fn a_rejected_packet_is_answered_with_icmp() {
                 assert_eq!(header.checksum, icmp.checksum());
                 let (ip, _) = etherparse::Ipv4Header::from_slice(reply).unwrap();
                 assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-                assert_eq!(ip.source, super::super::EXIT_INNER_V4.octets());
+                assert_eq!(ip.source, crate::model::EXIT_INNER_V4.octets());
             }
             etherparse::TransportSlice::Icmpv6(icmp) => {
                 assert_eq!((icmp.type_u8(), icmp.code_u8(), reply.len()), (1, 1, 1280));
-                let source = super::super::EXIT_INNER_V6.octets();
+                let source = crate::model::EXIT_INNER_V6.octets();
                 assert!(icmp.is_checksum_valid(source, CLIENT_INNER_V6.octets()));
             }
             other => panic!("{other:?}"),
