@@ -1,7 +1,7 @@
 //! Two peers find each other through the tracker and exchange datagrams through a bridge.
 
 use std::{
-    io::IoSliceMut,
+    io::{self, IoSliceMut},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -61,6 +61,10 @@ pub(crate) async fn request(net: &ShareNet, file: FileId) {
 }
 
 pub(crate) async fn receive(socket: &BridgeSocket) -> Vec<Vec<u8>> {
+    try_receive(socket).await.unwrap()
+}
+
+async fn try_receive(socket: &BridgeSocket) -> io::Result<Vec<Vec<u8>>> {
     let mut buffer = vec![0; 65_536];
     std::future::poll_fn(|cx| {
         let mut buffers = [IoSliceMut::new(&mut buffer)];
@@ -73,13 +77,13 @@ pub(crate) async fn receive(socket: &BridgeSocket) -> Vec<Vec<u8>> {
         })
     })
     .await
-    .unwrap()
 }
 
 /// Sends every datagram back until the bridge falls.
 pub(crate) async fn echo(socket: Arc<BridgeSocket>) {
     while !socket.is_closed() {
-        let Ok(datagrams) = tokio::time::timeout(PATIENCE, receive(&socket)).await else { return };
+        let received = tokio::time::timeout(PATIENCE, try_receive(&socket)).await;
+        let Ok(Ok(datagrams)) = received else { return };
         for datagram in datagrams {
             let _ = socket.try_send(&datagram, datagram.len());
         }
