@@ -101,7 +101,7 @@ pub(super) struct RelayArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(super) bind: Option<String>,
     /// Where connections leave: a SOCKS5 server, an echo server, or via-onion[=HOST:PORT], the
-    /// SOCKS5 port of a cepa client (127.0.0.1:1080)
+    /// SOCKS5 port of a cepa client (127.0.0.1:9050)
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     pub(super) exit: String,
     /// Which messages the parties exchange

@@ -123,12 +123,15 @@ impl Arq {
         }
     }
 
-    /// A cell of `round` was lost; cells sent from `now_at` on count anew.
-    pub fn lost(&mut self, round: u64, now_at: u64) {
-        if round >= self.since {
+    /// A cell of `round` was lost; cells sent from `now_at` on count anew. Whether all are to be
+    /// sent again: a loss from before is known already.
+    pub fn lost(&mut self, round: u64, now_at: u64) -> bool {
+        let fresh = round >= self.since;
+        if fresh {
             self.out = 0;
             self.since = now_at;
         }
+        fresh
     }
 
     /// All rounds on their way are void.

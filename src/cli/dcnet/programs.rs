@@ -67,7 +67,7 @@ fn not_a(role: &str, private: &Path) -> DcnetError {
 }
 
 /// Where a cepa client listens for SOCKS5 unless told otherwise.
-const ONION_SOCKS: &str = "127.0.0.1:1080";
+const ONION_SOCKS: &str = "127.0.0.1:9050";
 
 /// `via-onion` is the SOCKS5 port of a cepa client, whose circuit hides where the group is.
 fn exit_address(exit: &str) -> String {

@@ -104,10 +104,12 @@ pub struct Client {
     next_conn: u32,
     /// The members of every set the pseudonym has spoken in.
     spoken: Option<BTreeSet<u16>>,
+    /// The interval that stands in it already; 0 for none.
+    spoken_in: u32,
     paused: bool,
     had_slot: bool,
-    /// The sealed cell of the next own turn.
-    ready: Option<Ready>,
+    /// The sealed cells of the next own turns.
+    ready: VecDeque<Ready>,
     /// DOWN bodies whose frames are still to be looked at.
     heard: Vec<Vec<u8>>,
     answers: blame::Answerer,
@@ -132,9 +134,10 @@ impl Client {
             arq: Arq::default(),
             next_conn: 0,
             spoken: None,
+            spoken_in: 0,
             paused: false,
             had_slot: false,
-            ready: None,
+            ready: VecDeque::new(),
             heard: Vec::new(),
             answers: blame::Answerer::default(),
             out: Vec::new(),
@@ -250,7 +253,7 @@ impl Client {
         self.open_heard();
         if let Some(next) = self.next.take_if(|next| next.signed.interval.number == number) {
             self.arq.all_lost();
-            self.ready = None;
+            self.ready.clear();
             let members: BTreeSet<u16> =
                 next.signed.interval.clients.iter().map(|m| m.index).collect();
             self.events.push_back(ClientEvent::Interval(number, members.len()));

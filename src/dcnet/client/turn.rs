@@ -6,8 +6,6 @@
 //! Until the share has left, owner and others do the same work: the cell is sealed beforehand, and
 //! whoever hears of a jammed cell makes an accusation, of which all but the owner's is thrown away.
 
-use std::collections::BTreeSet;
-
 use curve25519_dalek::Scalar;
 use rand::Rng;
 
@@ -49,12 +47,13 @@ impl Client {
         if matches!(result.outcome, Outcome::Taken | Outcome::Refused) {
             self.arq.taken(result.next_seq);
             let arq = &self.arq;
-            self.ready.take_if(|ready| ready.seq.is_some_and(|seq| !arq.awaits(seq)));
+            self.ready.retain(|ready| ready.seq.is_none_or(|seq| arq.awaits(seq)));
         }
         if speech == Speech::Data && result.outcome != Outcome::Taken {
             let now_at = self.running.as_ref().map_or(0, |running| running.round);
-            self.arq.lost(result.round, now_at);
-            self.ready = None;
+            if self.arq.lost(result.round, now_at) {
+                self.ready.clear();
+            }
         }
     }
 
@@ -79,7 +78,7 @@ impl Client {
 
     fn wants_turn(&self) -> bool {
         let fresh = self.mux.has_data() && self.arq.has_room();
-        let waiting = self.ready.as_ref().is_some_and(|ready| ready.seq.is_some());
+        let waiting = self.ready.iter().any(|ready| ready.seq.is_some());
         waiting || self.arq.has_lost() || fresh
     }
 
@@ -97,7 +96,9 @@ impl Client {
             let mut speech = Speech::None;
             if let Some((_, part)) = down.accusation {
                 key = running.accusation.get(usize::from(part)).copied().unwrap_or(Scalar::ZERO);
-            } else if let Some(ready) = self.ready.take_if(|_| !self.paused) {
+            } else if !self.paused
+                && let Some(ready) = self.ready.pop_front()
+            {
                 speech = if ready.seq.is_some() { Speech::Data } else { Speech::Idle };
                 (key, cell) = (ready.key, ready.cell);
             }
@@ -140,41 +141,58 @@ impl Client {
         }
     }
 
-    /// Seals the cell of the next own turn. A pseudonym with open connections seals an idle cell
-    /// where it has nothing to say: a relay that told it something else than the others cannot
-    /// see from the cell, which it cannot open, whether it reacts.
+    /// Seals cells for the next own turns, as many as may come at once. A pseudonym with open
+    /// connections seals an idle cell where it has nothing to say: a relay that told it something
+    /// else than the others cannot see from the cell, which it cannot open, whether it reacts.
     fn seal_next(&mut self, rng: &mut impl Rng) {
-        let Some(running) = &self.running else { return };
-        if self.paused || self.ready.as_ref().is_some_and(|ready| ready.seq.is_some()) {
+        if self.running.is_none() || self.paused {
             return;
         }
-        let len = self.member.group.system.settings.cell_size - TAG;
-        let (seq, frames) = if self.arq.has_lost() {
-            let Some((seq, frames)) = self.arq.again() else { return };
-            (Some(seq), frames.to_vec())
-        } else if self.mux.has_data() && self.arq.has_room() {
-            let (mut frames, mut freed) = (Vec::new(), Vec::new());
-            self.mux.fill(&mut frames, len - CELL_HEADER, &mut freed);
-            self.events.extend(freed.into_iter().map(ClientEvent::Mux));
-            if frames.is_empty() { (None, frames) } else { (Some(self.arq.fresh(&frames)), frames) }
-        } else {
-            (None, Vec::new())
-        };
+        let settings = &self.member.group.system.settings;
+        let (len, most) = (settings.cell_size - TAG, settings.client_window);
+        while self.ready.len() < most {
+            let Some((seq, frames)) = self.next_frames(len - CELL_HEADER) else { break };
+            self.ready.retain(|ready| ready.seq.is_some());
+            self.seal(Some(seq), &frames, len, rng);
+        }
         let live = !self.mux.is_empty() || self.arq.untaken() > 0;
-        if seq.is_none() && (!live || self.ready.is_some()) {
-            self.ready.take_if(|_| !live);
+        if !live {
+            self.ready.clear();
+        } else if self.ready.is_empty() {
+            self.seal(None, &[], len, rng);
+        }
+    }
+
+    /// What is to be sent again, or else what connections have to say.
+    fn next_frames(&mut self, limit: usize) -> Option<(u32, Vec<u8>)> {
+        if self.arq.has_lost() {
+            return self.arq.again().map(|(seq, frames)| (seq, frames.to_vec()));
+        }
+        if !self.mux.has_data() || !self.arq.has_room() {
+            return None;
+        }
+        let (mut frames, mut freed) = (Vec::new(), Vec::new());
+        self.mux.fill(&mut frames, limit, &mut freed);
+        self.events.extend(freed.into_iter().map(ClientEvent::Mux));
+        (!frames.is_empty()).then(|| (self.arq.fresh(&frames), frames))
+    }
+
+    fn seal(&mut self, seq: Option<u32>, frames: &[u8], len: usize, rng: &mut impl Rng) {
+        let Some(running) = &self.running else { return };
+        let more = self.arq.has_lost() || (self.mux.has_data() && self.arq.has_room());
+        let plain = SlotCell { epoch: self.epoch, seq, more, frames }.emit(len);
+        let key = hash::random_scalar(rng);
+        self.ready.push_back(Ready { key, cell: sealing::seal_slot(&key, plain), seq });
+        let members = &running.signed.interval.clients;
+        let here = |index: &u16| members.iter().any(|member| member.index == *index);
+        if self.spoken_in == running.signed.interval.number {
             return;
         }
-        let more = self.arq.has_lost() || (self.mux.has_data() && self.arq.has_room());
-        let plain = SlotCell { epoch: self.epoch, seq, more, frames: &frames }.emit(len);
-        let key = hash::random_scalar(rng);
-        self.ready = Some(Ready { key, cell: sealing::seal_slot(&key, plain), seq });
-        let now: BTreeSet<u16> =
-            running.signed.interval.clients.iter().map(|member| member.index).collect();
-        self.spoken = Some(match self.spoken.take() {
-            Some(before) => before.intersection(&now).copied().collect(),
-            None => now,
-        });
+        self.spoken_in = running.signed.interval.number;
+        match &mut self.spoken {
+            Some(spoken) => spoken.retain(here),
+            None => self.spoken = Some(members.iter().map(|member| member.index).collect()),
+        }
     }
 }
 
