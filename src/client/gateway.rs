@@ -31,6 +31,9 @@ pub struct Gateway {
     pub tun: String,
     /// The interfaces of the inside.
     pub lan: Vec<String>,
+    /// The interface that is captured raw, if one is: the kernel's stack must not hear it, or it
+    /// would answer and forward what the capture carries already.
+    pub captured: Option<String>,
     /// The port of the resolver on this machine; none: queries go through the circuit as they are.
     pub resolver: Option<u16>,
     /// Devices that may not send.
@@ -54,6 +57,10 @@ impl Gateway {
                 "    iifname @lan meta l4proto {{ tcp, udp }} th dport 53 redirect to :{port}\n"
             )
         });
+        let captured = self
+            .captured
+            .as_ref()
+            .map_or_else(String::new, |name| format!("    iifname \"{name}\" drop\n"));
         let memory = format!("flags dynamic,timeout; timeout {REMEMBERED}; size {MOST_DEVICES};");
         format!(
             "table inet {TABLE}
@@ -68,7 +75,7 @@ table inet {TABLE} {{
   counter refused {{ }}
   chain arriving {{
     type filter hook prerouting priority raw; policy accept;
-    iifname @lan ether saddr @denied counter name refused drop
+{captured}    iifname @lan ether saddr @denied counter name refused drop
     iifname @lan ip saddr != 0.0.0.0 update @sent4 {{ ether saddr . ip saddr }}
     iifname @lan ip6 saddr != :: update @sent6 {{ ether saddr . ip6 saddr }}
   }}

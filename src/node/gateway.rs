@@ -48,6 +48,7 @@ pub(super) fn start(
     let gateway = Gateway {
         tun: config.tun.clone(),
         lan: inside.clone(),
+        captured: config.capture_interface.clone(),
         resolver: config.dns.map(|addr| addr.port()),
         denied: denied.devices,
     };

@@ -392,6 +392,7 @@ fn devices_are_seen_counted_and_refused() {
     let gateway = cepa::client::gateway::Gateway {
         tun: "cepa0".to_owned(),
         lan: vec!["lan0".to_owned()],
+        captured: None,
         resolver: None,
         denied: [].into(),
     };
@@ -445,6 +446,7 @@ fn every_question_of_the_inside_goes_to_the_resolver() {
     let gateway = cepa::client::gateway::Gateway {
         tun: "cepa0".to_owned(),
         lan: vec!["lan0".to_owned()],
+        captured: None,
         resolver: Some(5353),
         denied: [].into(),
     };
