@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn without_a_ula_there_is_no_ipv6() {
-        assert!(!dnsmasq(&inside(&[("10.0.0.1", 24), ("fe80::1", 64)]).unwrap()).contains("ra"));
+        assert!(
+            !dnsmasq(&inside(&[("10.0.0.1", 24), ("fe80::1", 64)]).unwrap()).contains("enable-ra")
+        );
         let text = dnsmasq(&inside(&[("10.0.0.1", 24), ("fd78::1", 64)]).unwrap());
         assert!(text.contains("[fd78::1]") && text.contains("enable-ra"));
     }

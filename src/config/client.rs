@@ -47,19 +47,19 @@ settings! {
         listen: Option<SocketAddr> = None, "IP:PORT";
         /// Interfaces of the inside, whose devices go through the circuit; may repeat.
         lan: Vec<String> = Vec::new(), "IF";
-        /// The user the client runs as, by name or number; the lockdown lets nobody else out.
-        user: String = "cepa".to_owned(), "USER";
-        /// Networks that may reach this machine's SSH (TCP port 22) during a lockdown; may repeat.
-        ssh_from: Vec<Cidr> = Vec::new(), "CIDR";
-        /// What to log: error, warn, info, debug, trace or off.
-        log: String = "info".to_owned(), "LEVEL";
         /// An interface of the inside that is captured raw: it has no address in the kernel, and
         /// ARP and neighbour discovery are answered here.
         capture_interface: Option<String> = None, "IF";
         /// The gateway's addresses on that interface, one of each family at most.
         capture_address: Vec<CableAddress> = Vec::new(), "ADDRESS/PREFIX";
+        /// The user the client runs as, by name or number; the lockdown lets nobody else out.
+        user: String = "cepa".to_owned(), "USER";
+        /// Networks that may reach this machine's SSH (TCP port 22) during a lockdown; may repeat.
+        ssh_from: Vec<Cidr> = Vec::new(), "CIDR";
         /// Metrics for Prometheus on this address, which has to be of the loopback.
         metrics: Option<SocketAddr> = None, "IP:PORT";
+        /// What to log: error, warn, info, debug, trace or off.
+        log: String = "info".to_owned(), "LEVEL";
     }
 }
 
