@@ -100,7 +100,7 @@ async fn the_page_keeps_its_promises_in_a_browser() {
     let film = film.link().to_string();
     let output = tokio::task::spawn_blocking(move || {
         Command::new("timeout")
-            .args(["100", "node"])
+            .args(["240", "node"])
             .arg(driver)
             .arg(link)
             .arg(&shots)
