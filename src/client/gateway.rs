@@ -22,7 +22,7 @@ use crate::telemetry::Device;
 pub const TABLE: &str = "cepa_gateway";
 /// Devices remembered at once, and for how long after their last packet.
 const MOST_DEVICES: u32 = 4096;
-const REMEMBERED: &str = "1d";
+const REMEMBERED_S: u64 = 86_400;
 
 /// What the rules are made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +61,8 @@ impl Gateway {
             .captured
             .as_ref()
             .map_or_else(String::new, |name| format!("    iifname \"{name}\" drop\n"));
-        let memory = format!("flags dynamic,timeout; timeout {REMEMBERED}; size {MOST_DEVICES};");
+        let memory =
+            format!("flags dynamic,timeout; timeout {REMEMBERED_S}s; size {MOST_DEVICES};");
         format!(
             "table inet {TABLE}
 delete table inet {TABLE}
@@ -212,8 +213,8 @@ pub fn devices(items: &[Value]) -> Vec<Device> {
         device.addresses.push(address.clone());
         device.bytes_up += bytes(element);
         // What is left of the time after which it is forgotten says when it was seen.
-        let quiet = value["timeout"].as_u64().zip(value["expires"].as_u64());
-        let quiet = quiet.map(|(timeout, left)| timeout.saturating_sub(left));
+        let timeout = value["timeout"].as_u64().unwrap_or(REMEMBERED_S);
+        let quiet = value["expires"].as_u64().map(|left| timeout.saturating_sub(left));
         device.quiet_s = [device.quiet_s, quiet].into_iter().flatten().min();
     }
     for element in ["received4", "received6"].into_iter().flat_map(elements) {

@@ -59,6 +59,10 @@ pub(super) fn start(
     let names: Vec<&str> = inside.iter().chain([&config.tun]).map(String::as_str).collect();
     sysctls.forward_v4(&names)?;
     sysctls.forward_v6()?;
+    if let Some(name) = &config.capture_interface {
+        // The gateway's addresses are local to the kernel, too, which would answer for them.
+        sysctls.set(&format!("net/ipv4/conf/{name}/arp_ignore"), "8")?;
+    }
     log::info!(event = "gateway"; "the inside ({}) goes through {}", inside.join(" "), config.tun);
     Ok(Some(Forwarding { _sysctls: sysctls }))
 }

@@ -47,6 +47,10 @@ fn a_device_talks_to_a_gateway_that_has_no_address_on_the_cable() {
         denied: [].into(),
     };
     gateway.run(|| cepa::capture::nft::apply(&gateway_rules.rules(), "rules").unwrap()).unwrap();
+    // As a gateway's start does: the kernel keeps quiet about addresses that it has elsewhere.
+    gateway
+        .run(|| std::fs::write("/proc/sys/net/ipv4/conf/eth1/arp_ignore", "8").unwrap())
+        .unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let is_over = Arc::clone(&over);
     let carrier = std::thread::spawn(move || -> Carried {
