@@ -24,7 +24,7 @@ fn fails_with_config(file: &str, words: &[&str], code: i32, needles: &[&str]) {
 fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
     let stage = Stage::without_controller();
     let file = config(&stage, "node.toml", "name = \"otter\"\nlisten_ = \"0.0.0.0:5000\"\n");
-    fails_with_config(&file, &["node"], 2, &["node.toml", "line 2", "listen_", "listen"]);
+    fails_with_config(&file, &["node"], 2, &["node.toml:2", "listen_", "did you mean \"listen\""]);
     let file = config(&stage, "client.toml", "hops = \"many\"\n");
     fails_with_config(&file, &["client"], 2, &["client.toml", "hops"]);
 }

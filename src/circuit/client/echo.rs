@@ -119,8 +119,12 @@ impl Echoes {
 
     /// Whether an echo to a hop is unanswered for suspiciously long.
     pub(super) fn is_suspicious(&self, now: Instant, hop: usize, timers: &ClientTimers) -> bool {
-        let echoes = &self.hops[hop];
-        self.oldest_unanswered(hop).is_some_and(|oldest| now >= oldest + echoes.patience(timers))
+        self.suspicious_since(hop, timers).is_some_and(|since| now >= since)
+    }
+
+    /// From when on an echo to a hop is unanswered for suspiciously long, and every hop is asked.
+    pub(super) fn suspicious_since(&self, hop: usize, timers: &ClientTimers) -> Option<Instant> {
+        self.oldest_unanswered(hop).map(|oldest| oldest + self.hops[hop].patience(timers))
     }
 
     /// When the last echo to a hop was sent.

@@ -172,7 +172,7 @@ pub struct ClientTimers {
     pub suspect_after: Duration,
     /// How often to send an echo while in suspicion, so that loss alone does not look like death.
     pub suspect_every: Duration,
-    /// An open circuit with an unanswered echo and nothing heard for this long, and for three round
+    /// An open circuit with an unanswered echo and nothing heard for this long, and for four round
     /// trips, is gone.
     pub silent_after: Duration,
     /// The same for a circuit with a node that another circuit found silent.

@@ -97,9 +97,17 @@ impl ClientCircuit {
             return None;
         };
         let after = if self.doubted { timers.doubted_after } else { timers.silent_after };
-        let after = after.max(self.health(last).smoothed.unwrap_or_default() * 3);
+        // Time for the answers to what suspicion asks, which begins after two round trips.
+        let after = after.max(self.health(last).smoothed.unwrap_or_default() * 4);
         let silent = |since: Instant| now.saturating_duration_since(since) >= after;
-        (silent(oldest) && heard.is_none_or(silent)).then(|| self.echoes.first_silent_since(oldest))
+        let is_silent = silent(oldest) && heard.is_none_or(silent);
+        if !is_silent {
+            return None;
+        }
+        // A hop that answered before everybody was asked may have been cut off since, with all
+        // others: then it is this machine's network, and the first hop is the silent one.
+        let asked = self.echoes.suspicious_since(last, timers).unwrap_or(oldest);
+        Some(self.echoes.first_silent_since(asked))
     }
 
     /// When the next echo to the last hop is due.

@@ -97,9 +97,11 @@ impl Client {
         // A pinned guard that is gone or failed of late is stood in for, not replaced.
         let guard = self.guard.or(self.trial_guard);
         let guard = guard.filter(|id| !failed(id) && directory.get(id).is_some());
-        let active = self.pool.active().and_then(|key| self.circuits.get(key));
+        // Active circuit and spare are built at once at first.
+        let newest = || self.numbers.last().map(|(key, _)| *key);
+        let other = self.pool.active().or_else(newest).and_then(|key| self.circuits.get(key));
         // What is given up first stands first.
-        let mut exclude: Vec<NodeId> = active
+        let mut exclude: Vec<NodeId> = other
             .map(|row| row.path().iter().map(|hop| hop.id))
             .into_iter()
             .flatten()
