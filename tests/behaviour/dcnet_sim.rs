@@ -408,11 +408,10 @@ fn everybody_has_a_turn_while_others_speak() {
     for at in 0..3 {
         net.say(at, &pattern(60_000, 1));
     }
-    net.run(SECOND / 10);
-    for at in 0..8 {
-        let events = &net.node(PartyRef::Client(at)).events;
-        assert!(events.contains(&ClientEvent::FirstSlot), "client {at}");
-    }
+    let all = net.run_until(SECOND, |net| {
+        (0..8).all(|at| net.node(PartyRef::Client(at)).events.contains(&ClientEvent::FirstSlot))
+    });
+    assert!(all, "{:?}", net.relay.status());
     assert!(net.exits.values().map(Vec::len).sum::<usize>() < 180_000, "they had stopped");
 }
 
