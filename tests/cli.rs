@@ -103,7 +103,7 @@ fn a_wrong_setting_is_2_and_names_its_place() {
     fails(&["client", "--hops", "5", "--lab"], 2, &["1 to 4 hops, got 5"]);
     fails(&["client", "--path", "a,b"], 2, &["flag --path", "at least 3 hops"]);
     fails(&["client"], 2, &["controller is not set", "--controller", "CEPA_CONTROLLER"]);
-    fails(&["client", "--socks", "127.0.0.1:1080"], 2, &["socks", "no such function"]);
+    fails(&["node", "--also", "tracker"], 2, &["also", "no such function"]);
     fails(&["node", "--exit-policy", "allow:*"], 2, &["exit_policy", "`accept:`"]);
     fails(&["controller", "--admission", "closed"], 2, &["\"token\" or \"open\", got closed"]);
 

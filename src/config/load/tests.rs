@@ -171,7 +171,7 @@ fn ranges() {
     says::<ClientConfig>("hops = 2", &["at least 3 hops, got 2", "--lab"]);
     says::<ClientConfig>("path = [\"a\", \"b\"]", &["path: expected at least 3 hops, got 2"]);
     says::<ClientConfig>("path = [\"a\", \"b\", \"a\"]", &["\"a\" twice"]);
-    says::<ClientConfig>("socks = \"127.0.0.1:1080\"", &["socks", "no such function"]);
+    says::<NodeConfig>("also = [\"tracker\"]", &["also", "no such function"]);
     says::<NodeConfig>("name = \"two words\"", &["expected name to be 1 to 32 of a-z"]);
     says::<ControllerConfig>("metrics = \"0.0.0.0:9500\"", &["loopback"]);
     says::<ControllerConfig>(

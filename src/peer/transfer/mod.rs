@@ -379,7 +379,9 @@ impl Transfer {
         let silent = self.sources.values().filter_map(Source::silent_at).min();
         let search = match self.search_until {
             Some(until) => Some(until),
-            None if self.actives() < self.config.sources => Some(self.next_search),
+            None if self.actives() < self.config.sources || self.is_stuck() => {
+                Some(self.next_search)
+            }
             None => None,
         };
         [silent, search, self.rotate_at, self.drain_at].into_iter().flatten().min()

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Transfer, TransferEvent};
+use super::{CloseReason, Transfer, TransferEvent};
 
 /// A search that was begun counts as running for so long.
 pub(super) const SEARCH: Duration = Duration::from_secs(6);
@@ -33,15 +33,29 @@ impl Transfer {
         self.next_search = now;
     }
 
+    /// Whether chunks are missing that nobody who is there has.
+    pub(super) fn is_stuck(&self) -> bool {
+        !self.wanted.is_empty()
+            && self.sources.values().all(|source| !source.is_active() || source.owes.is_empty())
+    }
+
     pub(super) fn search(&mut self, now: Instant) {
+        if self.is_done || self.search_until.is_some() || self.next_search > now {
+            return;
+        }
+        let is_stuck = self.is_stuck();
+        if is_stuck && self.actives() >= self.config.sources {
+            // Who has nothing more to give makes room for somebody who may.
+            let spent = self.sources.iter().find(|(_, source)| source.is_active());
+            if let Some(spent) = spent.map(|(id, _)| *id) {
+                self.close(spent, CloseReason::Spare);
+            }
+        }
         let actives = self.actives();
         let left = (self.have.limit() - self.have.count()) as usize;
-        // Chunks that nobody who is there has.
-        let is_stuck = !self.wanted.is_empty()
-            && self.sources.values().all(|source| !source.is_active() || source.owes.is_empty());
         let is_wanted =
             actives < self.config.sources && (actives == 0 || left > actives || is_stuck);
-        if self.is_done || !is_wanted || self.search_until.is_some() || self.next_search > now {
+        if !is_wanted {
             return;
         }
         self.search_until = Some(now + SEARCH);
