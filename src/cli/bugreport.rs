@@ -34,7 +34,7 @@ use crate::{
 /// Arguments of `cepa bugreport`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to write it [default: cepa-bugreport-<time>.txt here]
+    /// Where to write it [default: cepa-bugreport-TIME.txt here]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write it without asking

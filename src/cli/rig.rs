@@ -53,7 +53,7 @@ enum Action {
     Up(UpArgs),
     /// Open a shell on a host of the network that is up
     Shell {
-        /// Which network, if several are up: its four digits [default: the newest]
+        /// Which network, if several are up: its four digits
         #[arg(long, value_name = "ID")]
         run: Option<String>,
         /// sender, controller, n1 to n6, stranger or receiver
@@ -64,7 +64,7 @@ enum Action {
     },
     /// Take the network down
     Down {
-        /// Which network, if several are up: its four digits [default: the newest]
+        /// Which network, if several are up: its four digits
         #[arg(long, value_name = "ID")]
         run: Option<String>,
     },

@@ -16,6 +16,13 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod test_keys;
 
+/// Seeds the library's random generator on this thread. Its first use in a process takes tens of
+/// milliseconds, which no handshake should have to wait for.
+pub fn seed_randomness() {
+    // A generator that fails says so where its numbers are needed.
+    let _ = aws_lc_rs::rand::fill(&mut [0u8; 1]);
+}
+
 pub use aead::BadTag;
 pub use backward::{BackwardLayer, LinkTag};
 pub use bridge::{BridgeKeys, BridgeLayer, BridgeNames, ConsentKey};

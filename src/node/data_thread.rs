@@ -16,7 +16,10 @@ use super::{
     NodeError,
     reactor::{Reactor, Waker},
 };
-use crate::telemetry::control::{Refusal, RefusalKind};
+use crate::{
+    keys::seed_randomness,
+    telemetry::control::{Refusal, RefusalKind},
+};
 
 /// Commands that may wait for the data path.
 const MOST_COMMANDS: usize = 64;
@@ -95,6 +98,7 @@ impl<C: Send + 'static> DataThread<C> {
         let thread = thread::Builder::new()
             .name("data".to_owned())
             .spawn(move || {
+                seed_randomness();
                 // Nobody listens any more when the service ends first.
                 let _ = tell.send(run(data));
             })

@@ -16,7 +16,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{NodeError, reactor::Waker};
 use crate::{
     circuit::{HandshakeJob, NodeHandshake, respond},
-    keys::{Identity, OnionKey},
+    keys::{Identity, OnionKey, seed_randomness},
 };
 
 /// The onion keys a node accepts, the current one first.
@@ -88,6 +88,7 @@ struct Work {
 
 impl Work {
     fn run(self) {
+        seed_randomness();
         let mut rng = StdRng::from_rng(&mut rand::rng());
         loop {
             let next = match self.queue.lock() {

@@ -8,6 +8,7 @@ use super::network::NetworkError;
 use crate::peer::{
     agreement::AgreementError,
     geometry::TooLarge,
+    link::BadLink,
     manifest::BadManifest,
     name::{BadName, printable},
 };
@@ -66,6 +67,9 @@ pub enum PeerError {
         /// What is wrong.
         why: String,
     },
+    /// A link that does not read.
+    #[error(transparent)]
+    Link(BadLink),
     /// Nothing has this name.
     #[error(
         "expected a name of the catalogue or a link, got {0:?}; `cepa peer ls` shows the catalogue"

@@ -64,6 +64,11 @@ impl Tally {
     }
 }
 
+/// Whether a payload of this length is cells: one, or a train that the kernel has not cut yet.
+const fn is_cells(len: usize) -> bool {
+    len > 0 && len.is_multiple_of(CELL_LEN)
+}
+
 #[derive(PartialEq, Eq, Debug)]
 enum Verdict {
     Cell,
@@ -89,7 +94,7 @@ fn judge(bytes: &[u8], members: &Members) -> Verdict {
         6 => Verdict::Clear(format!("TCP {} {family}", to.port())),
         17 => match (frame.udp(), port(0), to.port()) {
             (Some(datagram), ..)
-                if members.relays.contains(&to) && datagram.payload.len() == CELL_LEN =>
+                if members.relays.contains(&to) && is_cells(datagram.payload.len()) =>
             {
                 Verdict::Cell
             }
@@ -189,8 +194,10 @@ mod tests {
         let members = Members { relays: vec!["10.0.0.2:5000".parse().unwrap()], controller: None };
         let verdict = |frame: &[u8]| judge(frame, &members);
         assert_eq!(verdict(&udp([10, 0, 0, 2], 5000, CELL_LEN)), Verdict::Cell);
+        assert_eq!(verdict(&udp([10, 0, 0, 2], 5000, 3 * CELL_LEN)), Verdict::Cell);
         for (frame, kind) in [
             (udp([10, 0, 0, 2], 5000, CELL_LEN - 1), "UDP 5000 v4"),
+            (udp([10, 0, 0, 2], 5000, 0), "UDP 5000 v4"),
             (udp([10, 0, 0, 3], 5000, CELL_LEN), "UDP 5000 v4"),
             (udp([10, 0, 0, 2], 53, 40), "UDP 53 v4"),
         ] {

@@ -81,16 +81,24 @@ pub fn hold(
     }
 }
 
-/// The run of this name, or the newest, that is up.
+/// The run of this name that is up, or the only one.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or several and no name.
 pub fn find(id: Option<&str>) -> Result<Run> {
     let wanted = |run: &Run| id.is_none_or(|id| run.id == id);
-    Run::all()?
+    let mut up: Vec<Run> = Run::all()?
         .into_iter()
-        .rfind(|run| run.is_alive() && !run.hosts.is_empty() && wanted(run))
-        .context(run::GONE)
+        .filter(|run| run.is_alive() && !run.hosts.is_empty() && wanted(run))
+        .collect();
+    if up.len() > 1 {
+        let ids: Vec<&str> = up.iter().map(|run| run.id.as_str()).collect();
+        bail!(
+            "expected to be told which network, got several that are up: --run {}",
+            ids.join(" or --run ")
+        );
+    }
+    up.pop().context(run::GONE)
 }
 
 /// Becomes a program in a host of a run; a shell if none is named.

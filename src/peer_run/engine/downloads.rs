@@ -74,8 +74,7 @@ impl Engine {
     ) -> Result<String, PeerError> {
         let dest = dest.unwrap_or_else(|| self.settings.downloads.clone());
         let record = if ShareLink::is_meant(what) {
-            let link: ShareLink =
-                what.parse().map_err(|error| PeerError::Unknown(format!("{error}")))?;
+            let link: ShareLink = what.parse().map_err(PeerError::Link)?;
             Record {
                 id: Root(link.id()).to_string(),
                 name: link.name,

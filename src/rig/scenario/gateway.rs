@@ -9,7 +9,7 @@
 
 use std::{
     net::SocketAddr,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -217,6 +217,23 @@ fn lockdown(stage: &Stage<'_>) -> Result<LockdownStatus> {
     Ok(serde_json::from_value(value["lockdown"].take())?)
 }
 
+/// Words that give the program behind them the access to `/dev/net/tun` that udev gives everybody:
+/// where the device is root's alone, a node of its own in a mount namespace of its own, at `dir`.
+fn with_open_tun(dir: &Path) -> Result<Vec<String>> {
+    const TUN: &str = "/dev/net/tun";
+    const OPEN: u32 = 0o006;
+    if std::fs::metadata(TUN)?.mode() & OPEN == OPEN {
+        return Ok(Vec::new());
+    }
+    std::fs::create_dir_all(dir)?;
+    let script = format!(
+        "mount -t tmpfs -o mode=755 tmpfs \"$0\" && mknod -m 0666 \"$0/tun\" c 10 200 && \
+         mount --bind \"$0/tun\" {TUN} && exec \"$@\""
+    );
+    let words = ["unshare", "--mount", "sh", "-c", &script];
+    Ok(words.into_iter().map(str::to_owned).chain([dir.display().to_string()]).collect())
+}
+
 /// Starts the client as its own user, with the one capability that its unit gives it.
 fn start_client(stage: &mut Stage<'_>) -> Result<()> {
     let host = gateway(stage)?;
@@ -230,8 +247,10 @@ fn start_client(stage: &mut Stage<'_>) -> Result<()> {
         std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700))?;
         chown(&state, Some(user), Some(user))?;
         let flags = ["--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin", "--"];
-        ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")]
+        let setpriv = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")];
+        with_open_tun(&host.dir.join("dev"))?
             .into_iter()
+            .chain(setpriv)
             .chain(flags.map(str::to_owned))
             .collect()
     };
