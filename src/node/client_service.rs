@@ -66,6 +66,7 @@ pub fn run_client(config: &ClientConfig, link: &ControllerLink) -> Result<(), No
 }
 
 async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeError> {
+    let stopped = stop_signal();
     let dir = StateDir::open(&config.state)?;
     let control = ControlServer::bind(ClientConfig::ROLE, &config.state)?;
     let cache = DirectoryCache::open(&dir, link, Timestamp::now())?;
@@ -145,7 +146,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     ready();
     let end = tokio::select! {
         ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
-        () = stop_signal() => Ok(()),
+        () = stopped => Ok(()),
         () = stop.notified() => Ok(()),
     };
     // A data path that ended by itself no longer listens.

@@ -68,6 +68,7 @@ pub fn run_node(config: &NodeConfig, link: &ControllerLink, name: &str) -> Resul
 async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(), NodeError> {
     let mut rng = StdRng::from_rng(&mut rand::rng());
     let now = Timestamp::now();
+    let stopped = stop_signal();
     let dir = StateDir::open(&config.state)?;
     let control = ControlServer::bind(NodeConfig::ROLE, &config.state)?;
     let identity = Arc::new(dir.identity("identity.pem")?);
@@ -140,7 +141,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let end = tokio::select! {
         ended = data.ended => ended.unwrap_or(Err(NodeError::DataPath)),
         Err(error) = registration.keep() => Err(error),
-        () = stop_signal() => Ok(()),
+        () = stopped => Ok(()),
     };
     state.send_modify(|state| state.node = NodeState::Stopping);
     // A data path that ended by itself no longer listens.

@@ -80,6 +80,7 @@ pub fn run_tracker(
 async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Result<(), NodeError> {
     let mut rng = StdRng::from_rng(&mut rand::rng());
     let now = Timestamp::now();
+    let stopped = stop_signal();
     let dir = StateDir::open(&config.state)?;
     let control = ControlServer::bind(TrackerConfig::ROLE, &config.state)?;
     let identity = Arc::new(dir.identity("identity.pem")?);
@@ -140,7 +141,7 @@ async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Resul
     ready();
     let end = tokio::select! {
         Err(error) = registration.keep() => Err(error),
-        () = stop_signal() => Ok(()),
+        () = stopped => Ok(()),
     };
     // The door closes first; what waits is then kept.
     tasks.shutdown().await;

@@ -21,6 +21,7 @@ pub(super) async fn run(loaded: &Loaded<PeerConfig>) -> anyhow::Result<()> {
         format!("listening on {address}; is another peer running, or the port taken? see --web")
     })?;
     let address = listener.local_addr()?;
+    let stopped = stop_signal();
     let own = Access::serve(loaded).await?;
     let door = Door::new(address.port(), move |code| {
         log_line(&format!("Page (opens one browser, once): http://{address}/?code={code}"));
@@ -29,6 +30,6 @@ pub(super) async fn run(loaded: &Loaded<PeerConfig>) -> anyhow::Result<()> {
     ready();
     tokio::select! {
         ended = serve(listener, backend, Arc::new(door)) => Ok(ended?),
-        () = stop_signal() => Ok(()),
+        () = stopped => Ok(()),
     }
 }
