@@ -9,11 +9,12 @@
 //! (`tests/layers.rs` reads every `use crate::` and checks it).
 //!
 //! ```text
-//! L6  cli          one file per subcommand
+//! L7  cli          one file per subcommand
+//! L6  peer_run     the running peer
 //! L5  node  rig  dcnet_run    event loops and roles; the network in namespaces
-//! L4  capture  controller  client  exit  devices, sockets; directory; proxies, lockdown; names
+//! L4  capture  controller  client  exit  web   devices, sockets; directory; proxies, lockdown; pages
 //! L3  config  telemetry  stack      files and flags; logs, counters; user-space TCP/IP
-//! L2  circuit  forward  directory  dcnet  peer   state machines without I/O
+//! L2  circuit  forward  directory  dcnet  tracker  peer   state machines without I/O
 //! L1  wire  keys   formats; cryptography
 //! L0  model        ids, sizes, directions, reasons
 //! ```
