@@ -116,7 +116,7 @@ impl Operation for Wrap {
     fn run(&mut self) {
         for cell in &mut self.cells {
             self.seq += 1;
-            wrap(&self.hops, &[self.seq; 3], black_box(cell), &mut self.rng);
+            wrap(&mut self.hops, &[self.seq; 3], black_box(cell), &mut self.rng);
         }
     }
 }
@@ -140,7 +140,7 @@ impl Operation for Peel {
     fn prepare(&mut self) {
         for cell in &mut self.cells {
             self.seq += 1;
-            wrap(&self.hops[..1], &[self.seq], cell, &mut self.rng);
+            wrap(&mut self.hops[..1], &[self.seq], cell, &mut self.rng);
         }
     }
 
@@ -195,7 +195,7 @@ impl Operation for Forward {
         for cell in &mut self.cells {
             let number = self.rng.random_range(0..self.active);
             self.seqs[number] += 1;
-            wrap(&self.hops[..2], &[self.seqs[number]; 2], cell, &mut self.rng);
+            wrap(&mut self.hops[..2], &[self.seqs[number]; 2], cell, &mut self.rng);
             set_cid(cell, cid(number * self.step, 1));
         }
     }
@@ -294,7 +294,7 @@ impl Operation for Open {
         for cell in &mut self.cells {
             self.seq += 1;
             *cell = [0; CELL_LEN];
-            wrap(&self.hops[..1], &[self.seq], cell, &mut self.rng);
+            wrap(&mut self.hops[..1], &[self.seq], cell, &mut self.rng);
             set_cid(cell, cid(0, 1));
         }
     }

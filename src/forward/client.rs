@@ -295,7 +295,7 @@ impl Row {
     }
 
     fn wrap(&mut self, hops: usize, cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
-        wrap(&self.wraps[..hops], &self.seqs[..hops], cell, rng);
+        wrap(&mut self.wraps[..hops], &self.seqs[..hops], cell, rng);
         set_cid(cell, self.cid);
         for seq in &mut self.seqs[..hops] {
             *seq += 1;

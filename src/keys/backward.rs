@@ -13,7 +13,7 @@ use rand::Rng;
 
 use super::{
     HopKeys, PairKeys,
-    aead::{BadTag, CounterAead, counter_nonce},
+    aead::{BadTag, CounterAead, CounterTag, counter_nonce},
     stream::StreamKey,
 };
 use crate::model::{BODY_AT, BODY_LEN, CELL_LEN, CID_LEN, SEQ_LEN, SLOTS, TAG_LEN};
@@ -80,7 +80,8 @@ impl BackwardLayer {
         let mut tag = [0u8; TAG_LEN];
         tag.copy_from_slice(&cell[LINK_TAG_END..EXIT_TAG_END]);
         let (head, sealed) = cell.split_at(BODY_AT);
-        self.aead.open_into(seq, &head[EXIT_TAG_END..], &tag, sealed, body)?;
+        body.copy_from_slice(sealed);
+        self.aead.open(seq, &head[EXIT_TAG_END..], &tag, body)?;
         Ok(seq)
     }
 
@@ -90,18 +91,18 @@ impl BackwardLayer {
 }
 
 /// The tag that one neighbour puts on a backward cell and the other verifies.
-pub struct LinkTag(CounterAead);
+pub struct LinkTag(CounterTag);
 
 impl LinkTag {
     /// Expands the tag key of a link.
     pub fn new(keys: &PairKeys) -> Self {
-        Self(CounterAead::new(keys.link_suite, &keys.bwd, [0; 12]))
+        Self(CounterTag::new(keys.link_suite, &keys.bwd))
     }
 
     /// Tags a cell whose circuit id and strip are those of the link.
     pub fn tag(&self, cell: &mut [u8; CELL_LEN]) {
         cell[STRIP_END..LINK_TAG_END].fill(0);
-        let tag = self.0.seal(strip_head(cell), cell, &mut []);
+        let tag = self.0.tag(strip_head(cell), cell);
         cell[STRIP_END..LINK_TAG_END].copy_from_slice(&tag);
     }
 
@@ -113,7 +114,7 @@ impl LinkTag {
         let mut tag = [0u8; TAG_LEN];
         tag.copy_from_slice(&cell[STRIP_END..LINK_TAG_END]);
         cell[STRIP_END..LINK_TAG_END].fill(0);
-        self.0.open(strip_head(cell), cell, &tag, &mut [])
+        self.0.verify(strip_head(cell), cell, &tag)
     }
 }
 

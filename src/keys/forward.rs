@@ -7,12 +7,13 @@
 //! honest hop. A hop shifts the slots left and fills the end from its own keystream; the client
 //! knows all fillers before it seals.
 
+use aes::Block;
 use rand::Rng;
 
 use super::{
     HopKeys,
     aead::{BadTag, CounterAead, counter_nonce},
-    stream::{AesCtr, chacha_block},
+    stream::{BlocksAhead, chacha_block},
 };
 use crate::model::{BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN};
 
@@ -24,7 +25,7 @@ const LATER_LEN: usize = SLOT_LEN * (SLOTS - 1);
 /// A node's forward layer.
 pub struct ForwardLayer {
     aead: CounterAead,
-    fill: AesCtr,
+    fill: BlocksAhead<2>,
 }
 
 impl ForwardLayer {
@@ -32,7 +33,7 @@ impl ForwardLayer {
     pub fn new(keys: &HopKeys) -> Self {
         Self {
             aead: CounterAead::new(keys.suite, &keys.fwd_aead, keys.fwd_salt),
-            fill: AesCtr::new(&keys.fwd_fill),
+            fill: BlocksAhead::new(&keys.fwd_fill),
         }
     }
 
@@ -41,21 +42,22 @@ impl ForwardLayer {
     ///
     /// # Errors
     /// When the tag does not verify; the cell must be dropped.
-    pub fn peel(&self, cell: &mut [u8; CELL_LEN]) -> Result<(), BadTag> {
+    pub fn peel(&mut self, cell: &mut [u8; CELL_LEN]) -> Result<(), BadTag> {
         let (head, sealed) = cell.split_at_mut(SEALED_AT);
         let (seq, tag) = slot(head)?;
         self.aead.open(seq, &[], &tag, sealed)?;
         cell.copy_within(SEALED_AT..BODY_AT, CID_LEN);
-        cell[BODY_AT - SLOT_LEN..BODY_AT].copy_from_slice(&self.filler(seq));
+        cell[BODY_AT - SLOT_LEN..BODY_AT].copy_from_slice(self.filler(seq));
         Ok(())
     }
 
-    fn filler(&self, seq: u32) -> [u8; SLOT_LEN] {
-        let mut block = [0u8; 16];
-        block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
-        let mut filler = [0u8; SLOT_LEN];
-        self.fill.apply(block, &mut filler);
-        filler
+    fn filler(&mut self, seq: u32) -> &[u8; SLOT_LEN] {
+        first_bytes(self.fill.of(seq, |seq, number| {
+            let mut block = [0u8; 16];
+            block[..SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
+            block[12..].copy_from_slice(&number.to_be_bytes());
+            block
+        }))
     }
 }
 
@@ -67,7 +69,7 @@ pub struct ForwardWrap {
 }
 
 enum Keystream {
-    Aes(AesCtr),
+    Aes(Box<BlocksAhead<4>>),
     ChaCha(Box<zeroize::Zeroizing<[u8; 32]>>),
 }
 
@@ -75,7 +77,7 @@ impl ForwardWrap {
     /// Expands the forward keys of a hop for its client.
     pub fn new(keys: &HopKeys) -> Self {
         let keystream = match keys.suite {
-            Suite::Aes128Gcm => Keystream::Aes(AesCtr::new(&keys.fwd_aead[..16])),
+            Suite::Aes128Gcm => Keystream::Aes(Box::new(BlocksAhead::new(&keys.fwd_aead[..16]))),
             Suite::ChaCha20Poly1305 => {
                 Keystream::ChaCha(Box::new(zeroize::Zeroizing::new(keys.fwd_aead)))
             }
@@ -84,24 +86,27 @@ impl ForwardWrap {
     }
 
     /// The AEAD's keystream over the last `length` bytes of the later slots, xored into `bytes`.
-    fn meet(&self, seq: u32, bytes: &mut [u8]) {
-        let nonce = counter_nonce(&self.salt, seq);
+    fn meet(&mut self, seq: u32, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
         let start = LATER_LEN - bytes.len();
-        let mut stream = [0u8; 64];
-        match &self.keystream {
-            Keystream::Aes(key) => {
+        let salt = &self.salt;
+        let chacha;
+        let stream: &[u8] = match &mut self.keystream {
+            Keystream::Aes(ahead) => first_bytes::<4, LATER_LEN>(ahead.of(seq, |seq, number| {
                 let mut block = [0u8; 16];
-                block[..12].copy_from_slice(&nonce);
+                block[..12].copy_from_slice(&counter_nonce(salt, seq));
                 // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
-                block[15] = 2;
-                key.apply(block, &mut stream[..LATER_LEN]);
-            }
+                block[12..].copy_from_slice(&(number + 2).to_be_bytes());
+                block
+            })),
             // RFC 8439: block 0 keys Poly1305, data starts at block 1.
-            Keystream::ChaCha(key) => stream = chacha_block(key, &nonce, 1),
-        }
+            Keystream::ChaCha(key) => {
+                chacha = chacha_block(key, &counter_nonce(salt, seq), 1);
+                &chacha
+            }
+        };
         for (byte, key) in bytes.iter_mut().zip(&stream[start..LATER_LEN]) {
             *byte ^= key;
         }
@@ -113,14 +118,14 @@ impl ForwardWrap {
 ///
 /// # Panics
 /// When there are no hops, more than [`SLOTS`], or not one number per hop.
-pub fn wrap(hops: &[ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+pub fn wrap(hops: &mut [ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
     assert!((1..=SLOTS).contains(&hops.len()) && hops.len() == seqs.len());
     let last = hops.len() - 1;
     let mut fillers = [0u8; LATER_LEN];
     let mut filled = 0;
-    for (hop, seq) in hops.iter().zip(seqs).take(last) {
+    for (hop, seq) in hops.iter_mut().zip(seqs).take(last) {
         hop.meet(*seq, &mut fillers[..filled]);
-        fillers[filled..filled + SLOT_LEN].copy_from_slice(&hop.layer.filler(*seq));
+        fillers[filled..filled + SLOT_LEN].copy_from_slice(hop.layer.filler(*seq));
         filled += SLOT_LEN;
     }
     hops[last].meet(seqs[last], &mut fillers[..filled]);
@@ -134,6 +139,15 @@ pub fn wrap(hops: &[ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: 
         cell[CID_LEN..CID_LEN + SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
         cell[CID_LEN + SEQ_LEN..SEALED_AT].copy_from_slice(&tag);
     }
+}
+
+/// The start of some blocks; they are longer than what is asked of them.
+fn first_bytes<const BLOCKS: usize, const LEN: usize>(blocks: &[Block; BLOCKS]) -> &[u8; LEN] {
+    const { assert!(LEN <= 16 * BLOCKS) }
+    let Some(bytes) = Block::slice_as_flattened(blocks).first_chunk() else {
+        unreachable!("checked when it was compiled")
+    };
+    bytes
 }
 
 fn slot(head: &[u8]) -> Result<(u32, [u8; TAG_LEN]), BadTag> {

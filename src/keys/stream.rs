@@ -3,6 +3,10 @@
 //! In: key bytes, a nonce, a buffer. Out: the buffer, xored with the keystream.
 //! Called by: the layers of this folder.
 
+use aes::{
+    Aes128Enc, Block,
+    cipher::{BlockCipherEncrypt, KeyInit},
+};
 use aws_lc_rs::{
     cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
     iv::FixedLength,
@@ -11,7 +15,7 @@ use chacha20::{
     ChaCha20,
     cipher::{KeyIvInit, StreamCipher, StreamCipherSeek},
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::model::Suite;
 
@@ -65,6 +69,60 @@ impl AesCtr {
     }
 }
 
+/// Counters whose keystream is computed in one go.
+const AHEAD: u32 = 8;
+
+/// The first `BLOCKS` keystream blocks of each counter, for counters that mostly follow each other.
+///
+/// Those of the next eight are computed together: the processor works on several blocks at once, and
+/// a call for one or two of them is mostly set-up.
+pub(super) struct BlocksAhead<const BLOCKS: usize> {
+    key: Aes128Enc,
+    /// The counter of the first blocks that are ready; none before the first call.
+    first: Option<u32>,
+    ready: [[Block; BLOCKS]; AHEAD as usize],
+}
+
+impl<const BLOCKS: usize> BlocksAhead<BLOCKS> {
+    /// Expands a key of 16 bytes.
+    pub(super) fn new(key: &[u8]) -> Self {
+        let Ok(key) = Aes128Enc::new_from_slice(key) else {
+            unreachable!("an AES-128 key has 16 bytes")
+        };
+        Self { key, first: None, ready: [[Block::default(); BLOCKS]; AHEAD as usize] }
+    }
+
+    /// The blocks of `seq`; `input(seq, number)` is what AES makes the block `number` of.
+    pub(super) fn of(
+        &mut self,
+        seq: u32,
+        input: impl Fn(u32, u32) -> [u8; 16],
+    ) -> &[Block; BLOCKS] {
+        let ahead = match self.first {
+            Some(first) if seq.wrapping_sub(first) < AHEAD => seq.wrapping_sub(first),
+            _ => {
+                for (next, blocks) in (0u32..).zip(&mut self.ready) {
+                    for (number, block) in (0u32..).zip(blocks) {
+                        *block = input(seq.wrapping_add(next), number).into();
+                    }
+                }
+                self.key.encrypt_blocks(self.ready.as_flattened_mut());
+                self.first = Some(seq);
+                0
+            }
+        };
+        &self.ready[ahead as usize]
+    }
+}
+
+impl<const BLOCKS: usize> Drop for BlocksAhead<BLOCKS> {
+    fn drop(&mut self) {
+        for block in self.ready.as_flattened_mut() {
+            block.as_mut_slice().zeroize();
+        }
+    }
+}
+
 /// One 64-byte block of the ChaCha20 keystream (RFC 8439).
 pub(super) fn chacha_block(key: &[u8; 32], nonce: &[u8; 12], number: u32) -> [u8; 64] {
     let mut cipher = chacha(key, nonce);
@@ -85,10 +143,6 @@ mod tests {
     /// NIST SP 800-38A, F.5.1, with its initial counter block: 96 bits and a 32-bit number apart.
     #[test]
     fn aes_ctr_is_the_standard_mode() {
-        use aes::{
-            Aes128Enc,
-            cipher::{BlockCipherEncrypt, KeyInit},
-        };
         let key = [0x42u8; 32];
         let stream = StreamKey::new(Suite::Aes128Gcm, &key);
         let mut bytes = [0u8; 40];
@@ -102,6 +156,24 @@ mod tests {
             expected.extend_from_slice(&block);
         }
         assert_eq!(bytes[..], expected[..40]);
+    }
+
+    /// Whatever the order of the counters, each has the blocks that AES makes of its inputs.
+    #[test]
+    fn blocks_ahead_are_those_of_their_counter() {
+        let aes = Aes128Enc::new_from_slice(&[3; 16]).unwrap();
+        let input = |seq: u32, number: u32| {
+            let mut block = [0u8; 16];
+            block[..4].copy_from_slice(&seq.to_be_bytes());
+            block[12..].copy_from_slice(&number.to_be_bytes());
+            block
+        };
+        let mut ahead = BlocksAhead::<2>::new(&[3; 16]);
+        for seq in [5, 6, 7, 12, 13, 12, 5, 0, u32::MAX, 0, 1, u32::MAX - 3] {
+            let mut expected = [input(seq, 0).into(), input(seq, 1).into()];
+            aes.encrypt_blocks(&mut expected);
+            assert_eq!(*ahead.of(seq, input), expected, "counter {seq}");
+        }
     }
 
     /// RFC 8439, 2.3.2.

@@ -120,7 +120,7 @@ fn forward_cells() {
         let wraps: Vec<_> = hops.iter().map(ForwardWrap::new).collect();
         let mut cell = [0u8; 1408];
         *body_mut(&mut cell) = body();
-        wrap(&wraps, &seqs, &mut cell, &mut Fill(RANDOM));
+        wrap(&mut wraps, &seqs, &mut cell, &mut Fill(RANDOM));
         for (hop, keys) in hops.iter().enumerate() {
             set_cid(&mut cell, Cid::from_bytes(cid(hop)));
             program.bytes(format!("link{}.cell", hop + 1), cell);

@@ -56,7 +56,7 @@ fn assert_same_keys(program: &HopKeys, independent: &spec::HopKeys) {
     let body = [0x3c; 1312];
     let mut cell = [0u8; 1408];
     *body_mut(&mut cell) = body;
-    wrap(&[ForwardWrap::new(program)], &[77], &mut cell, &mut Fill(1));
+    wrap(&mut [ForwardWrap::new(program)], &[77], &mut cell, &mut Fill(1));
     assert_eq!(cell, spec::wrap(std::slice::from_ref(independent), &[77], &body, 1));
     assert!(independent.peel_forward(&mut cell));
     let mut back = independent.originate(78, &body, 2);

@@ -33,7 +33,7 @@ fn finish(client: &ClientHandshake, answer: &[u8; ANSWER_LEN]) -> Result<HopKeys
 fn assert_same_keys(client: &HopKeys, node: &HopKeys) {
     let mut cell = [0u8; CELL_LEN];
     body_mut(&mut cell).fill(0x55);
-    wrap(&[ForwardWrap::new(client)], &[3], &mut cell, &mut rng());
+    wrap(&mut [ForwardWrap::new(client)], &[3], &mut cell, &mut rng());
     ForwardLayer::new(node).peel(&mut cell).unwrap();
     assert_eq!(body_ref(&cell), &[0x55; BODY_LEN]);
     BackwardLayer::new(node).originate(4, &mut cell, &mut rng());
