@@ -6,15 +6,15 @@
 #![expect(unsafe_code, reason = "socket options that no safe wrapper has")]
 
 use std::{
-    io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr, SocketAddrV6},
+    io::{self, IoSlice, IoSliceMut},
+    net::{SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, RawFd},
     time::{Duration, SystemTime},
 };
 
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 
 use super::{CaptureError, Result};
 
@@ -24,6 +24,8 @@ pub const MESSAGES: usize = 16;
 const MESSAGE_LEN: usize = 65_536;
 /// The largest UDP payload of one call.
 const MOST_BYTES: usize = 65_507;
+/// Pieces of one call of [`UdpSocket::send_pieces`].
+pub const PIECES: usize = 16;
 /// Asked of the kernel for each direction; without privilege it may give less.
 const BUFFER_LEN: usize = 8 << 20;
 
@@ -74,6 +76,7 @@ impl UdpSocket {
         socket.bind(&addr.into()).map_err(step)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).map_err(step)?;
         grow_buffers(&socket);
+        forget_destinations(&socket);
         let local = socket
             .local_addr()
             .map_err(step)?
@@ -159,12 +162,102 @@ impl UdpSocket {
         Ok(())
     }
 
+    /// Sends pieces, each of whole datagrams of `segment` bytes, as one train of one call: at most
+    /// [`PIECES`] of them and [`Self::most_segments`] datagrams.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_pieces(
+        &self,
+        to: SocketAddr,
+        pieces: &[&[u8]],
+        segment: usize,
+        ecn: u8,
+    ) -> Result<(), SendError> {
+        if pieces.len() > 1 && self.state.max_gso_segments() > 1 {
+            let mut buffers = [IoSlice::new(&[]); PIECES];
+            for (buffer, piece) in buffers.iter_mut().zip(pieces) {
+                *buffer = IoSlice::new(piece);
+            }
+            let addr = self.address_for_socket(to).into();
+            let control = train_control(to.is_ipv4(), segment, ecn);
+            let message = MsgHdr::new()
+                .with_addr(&addr)
+                .with_buffers(&buffers[..pieces.len().min(PIECES)])
+                .with_control(&control);
+            match self.socket.sendmsg(&message, libc::MSG_DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SendError { sent: 0, source });
+                }
+                // A device that refuses segmentation is found out, and gone around, below.
+                Err(_) => {}
+            }
+        }
+        let mut before = 0;
+        for piece in pieces {
+            self.send_with(to, piece, segment, ecn)
+                .map_err(|error| SendError { sent: before + error.sent, ..error })?;
+            before += piece.len();
+        }
+        Ok(())
+    }
+
     fn address_for_socket(&self, to: SocketAddr) -> SocketAddr {
         match to {
             SocketAddr::V4(v4) if self.v6 => {
                 SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()
             }
             other => other,
+        }
+    }
+}
+
+/// Room for two control messages of at most a word each.
+const CONTROL_LEN: usize = 2 * (CONTROL_HEADER + 8);
+/// `struct cmsghdr`: its length, level and type.
+const CONTROL_HEADER: usize = size_of::<usize>() + 8;
+
+/// The control messages of a train: how long its datagrams are, and their ECN bits (cmsg(3)).
+fn train_control(is_v4: bool, segment: usize, ecn: u8) -> [u8; CONTROL_LEN] {
+    let (level, kind) = match is_v4 {
+        true => (libc::IPPROTO_IP, libc::IP_TOS),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    };
+    let mut control = [0u8; CONTROL_LEN];
+    let (first, second) = control.split_at_mut(CONTROL_HEADER + 8);
+    write_control(first, level, kind, &libc::c_int::from(ecn).to_ne_bytes());
+    // A train has at most 65,507 bytes.
+    let segment = u16::try_from(segment).unwrap_or(u16::MAX);
+    write_control(second, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    control
+}
+
+fn write_control(out: &mut [u8], level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+    let word = size_of::<usize>();
+    out[..word].copy_from_slice(&(CONTROL_HEADER + data.len()).to_ne_bytes());
+    out[word..word + 4].copy_from_slice(&level.to_ne_bytes());
+    out[word + 4..CONTROL_HEADER].copy_from_slice(&kind.to_ne_bytes());
+    out[CONTROL_HEADER..CONTROL_HEADER + data.len()].copy_from_slice(data);
+}
+
+/// Does without the address that a datagram was sent to. quinn-udp asks for it, and its buffer for
+/// what the kernel tells of a datagram then has no room left for a train's ECN bits, which come last.
+fn forget_destinations(socket: &Socket) {
+    let no: libc::c_int = 0;
+    for (level, option) in
+        [(libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)]
+    {
+        // SAFETY: the descriptor is open for the call, and the option's value is one c_int that
+        // outlives it. A socket that does not know the option tells nothing to begin with.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const no).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            );
         }
     }
 }
@@ -258,7 +351,6 @@ impl RecvBatch {
         self.bytes.chunks_exact_mut(MESSAGE_LEN).zip(&self.metas[..self.filled]).map(
             move |(bytes, meta)| Message {
                 from: unmap(meta.addr),
-                to: meta.dst_ip.map(|ip| ip.to_canonical()),
                 stride: meta.stride,
                 ecn: meta.ecn.map_or(0, |ecn: EcnCodepoint| ecn as u8),
                 waited: waited(meta.timestamp, read_at),
@@ -273,8 +365,6 @@ impl RecvBatch {
 pub struct Message<'a> {
     /// Who sent them; an IPv4 address is written as one.
     pub from: SocketAddr,
-    /// The address of ours that they were sent to.
-    pub to: Option<IpAddr>,
     /// The bytes of each datagram.
     pub stride: usize,
     /// The ECN bits of the IP header.
@@ -347,6 +437,29 @@ mod tests {
     }
 
     #[test]
+    fn pieces_become_one_marked_train_in_either_family() {
+        for (from, at, ip) in [
+            ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "[::1]:0", "::1"),
+            ("127.0.0.1:0", "[::]:0", "127.0.0.1"),
+            ("[::]:0", "127.0.0.1:0", "127.0.0.1"),
+            ("[::]:0", "[::]:0", "::1"),
+        ] {
+            let (a, b) = (bound(from), bound(at));
+            let to = SocketAddr::new(ip.parse().unwrap(), b.local_addr().port());
+            let (one, two) = ([1u8; 3 * 1408], [2u8; 1408]);
+            a.send_pieces(to, &[&one, &two, &one], 1408, 3).unwrap();
+            let mut batch = RecvBatch::new();
+            let got = receive(&b, &mut batch, 7);
+            let numbers: Vec<u8> = got.iter().map(|(_, bytes)| bytes[0]).collect();
+            assert_eq!(numbers, [1, 1, 1, 2, 1, 1, 1], "{from} to {at}");
+            let message = batch.messages_mut().next().unwrap();
+            assert_eq!((message.ecn, message.stride), (3, 1408), "{from} to {at}");
+            assert_eq!(message.bytes.len(), 7 * 1408, "one train");
+        }
+    }
+
+    #[test]
     fn a_dual_stack_socket_shows_ipv4_addresses_as_such() {
         let a = bound("[::]:0");
         let b = bound("127.0.0.1:0");
@@ -354,7 +467,6 @@ mod tests {
         b.send(to, &[1; 10], 1408).unwrap();
         let mut batch = RecvBatch::new();
         assert_eq!(receive(&a, &mut batch, 1), [(b.local_addr(), vec![1; 10])]);
-        assert_eq!(batch.messages_mut().next().unwrap().to, Some("127.0.0.1".parse().unwrap()));
         a.send(b.local_addr(), &[2; 20], 1408).unwrap();
         assert_eq!(receive(&b, &mut batch, 1)[0].1, vec![2; 20]);
     }

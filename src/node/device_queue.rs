@@ -1,10 +1,10 @@
 //! What a device gave and the circuits have not taken yet: fair between flows, and kept short.
 //!
-//! In: a device, the name of a packet's flow. Out: batches of one flow, in fair turn.
+//! In: a device, whose a packet is and of which flow. Out: batches of one flow, in fair turn.
 //! Called by: the event loops of clients and exits.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     io,
     time::Instant,
 };
@@ -46,15 +46,15 @@ impl DeviceQueue {
         self.queue.is_empty()
     }
 
-    /// Reads what the device has. `ready` becomes false when that is all. One read is of one flow,
-    /// which `flow` names by the first packet.
-    pub(super) fn fill<K: std::hash::Hash>(
+    /// Reads what the device has. `ready` becomes false when that is all. One read is of one flow;
+    /// `owner_and_flow` names both by the first packet.
+    pub(super) fn fill<O: Hash, F: Hash>(
         &mut self,
         now: Instant,
         device: &mut dyn PacketDevice,
         ready: &mut bool,
         drops: &mut DropCounters,
-        flow: impl Fn(&[u8]) -> K,
+        owner_and_flow: impl Fn(&[u8]) -> (O, F),
     ) {
         for _ in 0..READS_PER_TURN {
             if !*ready {
@@ -67,9 +67,10 @@ impl DeviceQueue {
                         self.give_back(batch);
                         continue;
                     };
-                    let hash = self.hasher.hash_one(flow(first));
+                    let (owner, flow) = owner_and_flow(first);
+                    let hashes = (self.hasher.hash_one(owner), self.hasher.hash_one(flow));
                     let bytes = batch.byte_len();
-                    if let Some(pushed_out) = self.queue.push(now, hash, bytes, batch) {
+                    if let Some(pushed_out) = self.queue.push(now, hashes, bytes, batch) {
                         (0..pushed_out.len()).for_each(|_| drops.count(DropReason::QueueFull));
                         self.give_back(pushed_out);
                     }

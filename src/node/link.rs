@@ -34,12 +34,19 @@ impl Link {
 
     /// As [`Self::send`]; `marked` cells tell that they met congestion.
     pub(super) fn send_marked(&mut self, to: SocketAddr, cells: &[u8], marked: bool) {
-        let ecn = if marked { ecn::MET } else { ecn::CAPABLE };
-        let count = cells.len() / CELL_LEN;
+        self.send_pieces(to, &[cells], marked);
+    }
+
+    /// As [`Self::send_marked`], of cells that stand in several places; one call sends them if they
+    /// are one train.
+    pub(super) fn send_pieces(&mut self, to: SocketAddr, pieces: &[&[u8]], marked: bool) {
         if let Some(peer) = HttpPeer::of(&to) {
-            return self.send_http(peer, cells, count);
+            pieces.iter().for_each(|cells| self.send_http(peer, cells));
+            return;
         }
-        let sent = match self.socket.send_with(to, cells, CELL_LEN, ecn) {
+        let ecn = if marked { ecn::MET } else { ecn::CAPABLE };
+        let count = pieces.iter().map(|cells| cells.len()).sum::<usize>() / CELL_LEN;
+        let sent = match self.socket.send_pieces(to, pieces, CELL_LEN, ecn) {
             Ok(()) => count,
             Err(error) => {
                 let sent = error.sent / CELL_LEN;
@@ -57,7 +64,8 @@ impl Link {
     }
 
     /// Hands cells to the HTTP carrier; what finds no room is dropped and counted.
-    fn send_http(&mut self, peer: HttpPeer, cells: &[u8], count: usize) {
+    fn send_http(&mut self, peer: HttpPeer, cells: &[u8]) {
+        let count = cells.len() / CELL_LEN;
         let http = self.http.as_ref();
         if http.is_some_and(|http| http.try_send((peer, cells.to_vec())).is_ok()) {
             self.traffic.cells_out += count as u64;

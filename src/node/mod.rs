@@ -22,6 +22,7 @@ pub mod leaktest;
 mod link;
 pub mod lock;
 mod metrics;
+mod onward;
 mod phases;
 mod poster;
 mod raw_gateway;

@@ -31,9 +31,8 @@ impl Client {
     pub(super) fn read_device(&mut self, now: Instant) {
         let Some(device) = &mut self.device else { return };
         let (ready, drops) = (&mut self.reactor.device_ready, &mut self.link.drops);
-        self.from_device.fill(now, &mut **device, ready, drops, |packet| {
-            PacketFlow::parse(packet).map(|flow| (flow.flow, flow.datagram)).unwrap_or_default()
-        });
+        self.from_device
+            .fill(now, &mut **device, ready, drops, |packet| (PacketFlow::queue_key(packet), ()));
         while self.outbox.len() < CELLS_PER_TURN
             && let Some(batch) = self.from_device.pop(now, &mut self.link.drops)
         {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Relay;
+use super::{Onward, Relay};
 use crate::{
     capture::udp::Message,
     directory::Directory,
@@ -137,7 +137,10 @@ impl Relay {
         let mut cells = cells_of(cid, payload).ok_or(DoorRefusal::NoCells)?;
         let bytes = cells.as_mut_slice();
         let (stride, ecn, waited) = (CELL_LEN, 0, Duration::ZERO);
-        self.handle_message(now, Message { from, to: None, stride, ecn, waited, bytes });
+        let mut onward = Onward::default();
+        let message = Message { from, stride, ecn, waited, bytes };
+        self.handle_message(now, message, &mut onward);
+        onward.flush(&mut self.link);
         self.write_device();
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::Relay;
+use super::{Onward, Relay};
 use crate::{
     capture::udp::Message,
     directory::check_probe,
@@ -23,9 +23,14 @@ use crate::{
 const PROBES_PER_SECOND: u32 = 10;
 
 impl Relay {
-    /// Handles datagrams of one sender that lie back to back. Cells that go on to one neighbour
-    /// are sent from where they lie, as long as they follow each other.
-    pub(super) fn handle_message(&mut self, now: Instant, message: Message<'_>) {
+    /// Handles datagrams of one sender that lie back to back. Cells that go on are sent from where
+    /// they lie.
+    pub(super) fn handle_message<'a>(
+        &mut self,
+        now: Instant,
+        message: Message<'a>,
+        onward: &mut Onward<'a>,
+    ) {
         let Message { from, stride, waited, bytes, .. } = message;
         let came_marked = message.ecn == ecn::MET;
         if stride != CELL_LEN {
@@ -33,28 +38,33 @@ impl Relay {
             (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
             return;
         }
-        let cells = bytes.len() / CELL_LEN;
-        if !bytes.len().is_multiple_of(CELL_LEN) {
+        let (cells, odd) = bytes.as_chunks_mut::<CELL_LEN>();
+        if !odd.is_empty() {
             self.link.drops.count(DropReason::BadLength);
         }
-        self.link.traffic.cells_in += cells as u64;
-        let mut run: Option<((SocketAddr, bool), usize)> = None;
-        for index in 0..cells {
-            let at = index * CELL_LEN;
-            let Some(cell) = bytes[at..].first_chunk_mut() else { break };
+        self.link.traffic.cells_in += cells.len() as u64;
+        // The run at the start of what is left: cells handled, and all for one neighbour or none.
+        let (mut left, mut run, mut goes) = (cells, 0, None);
+        while let Some(cell) = left.get_mut(run) {
             let next = self.handle_cell(now, from, (waited, came_marked), cell);
-            if let Some(((to, marked), start)) = run
-                && next != Some((to, marked))
-            {
-                self.link.send_marked(to, &bytes[start..at], marked);
-                run = None;
+            if next != goes {
+                let (done, rest) = std::mem::take(&mut left).split_at_mut(run);
+                self.send_on(goes, done, onward);
+                (left, run, goes) = (rest, 0, next);
             }
-            if let (None, Some(next)) = (run, next) {
-                run = Some((next, at));
-            }
+            run += 1;
         }
-        if let Some(((to, marked), start)) = run {
-            self.link.send_marked(to, &bytes[start..cells * CELL_LEN], marked);
+        self.send_on(goes, left, onward);
+    }
+
+    fn send_on<'a>(
+        &mut self,
+        goes: Option<(SocketAddr, bool)>,
+        cells: &'a [[u8; CELL_LEN]],
+        onward: &mut Onward<'a>,
+    ) {
+        if let Some((to, marked)) = goes {
+            onward.push(&mut self.link, to, marked, cells.as_flattened());
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     capture::{PacketDevice, nat::ExitNat},
     exit::Service,
-    forward::exit::ExitTable,
+    forward::{exit::ExitTable, flow::PacketFlow},
     model::{BODY_LEN, CircuitKey, DropReason, EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch},
     stack::GroupedPackets,
     telemetry::ExitStatus,
@@ -199,7 +199,7 @@ impl Relay {
             &mut *kernel.device,
             &mut self.reactor.device_ready,
             &mut self.link.drops,
-            destination_of,
+            |packet| (destination_of(packet), PacketFlow::queue_key(packet)),
         );
         while self.outbox.len() < CELLS_PER_TURN
             && let Some(mut batch) = exit.back.pop(now, &mut self.link.drops)

@@ -34,6 +34,7 @@ use super::{
     handshakes::{Handshakes, OnionKeys},
     http_carrier::HttpRuns,
     link::Link,
+    onward::Onward,
     reactor::Reactor,
 };
 use crate::{
@@ -226,9 +227,11 @@ impl Relay {
             }
             match self.link.socket.recv(batch) {
                 Ok(_) => {
+                    let mut onward = Onward::default();
                     for message in batch.messages_mut() {
-                        self.handle_message(now, message);
+                        self.handle_message(now, message, &mut onward);
                     }
+                    onward.flush(&mut self.link);
                     self.write_device();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
