@@ -86,6 +86,12 @@ impl PacketFlow {
         Headers::parse(packet).map(|headers| Self::of(packet, &headers))
     }
 
+    /// What tells flows apart where they queue: the same for all packets of a flow that are not
+    /// fragments; nothing for what is no packet.
+    pub fn queue_key(packet: &[u8]) -> (Option<FlowKey>, Option<FlowKey>) {
+        Self::parse(packet).map(|keys| (keys.flow, keys.datagram)).unwrap_or_default()
+    }
+
     /// The keys of a packet whose headers were read. An ICMP error belongs to the flow whose
     /// packet it quotes, in the direction of the error.
     pub fn of(packet: &[u8], headers: &Headers) -> Self {

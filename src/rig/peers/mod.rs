@@ -132,7 +132,14 @@ pub fn compare(options: &PeersOptions, say: &mut dyn FnMut(&str)) -> Result<Comp
             let figures = measure::measure(&network, way, &contender.processes(), options.duration)
                 .with_context(|| format!("measuring {}", contender.name()));
             contender.leave(&network)?;
-            let figures = figures?;
+            let figures = match figures {
+                Ok(figures) => figures,
+                Err(error) => {
+                    // The others are worth their minutes all the same.
+                    say(&format!("round {round} of {}: {error:#}", options.rounds));
+                    continue;
+                }
+            };
             say(&format!("round {round} of {}: {:<8} {figures}", options.rounds, contender.name()));
             rounds.entry(contender.name()).or_default().push(figures);
         }
