@@ -66,7 +66,7 @@ impl<'a> Onward<'a> {
             self.next_out = (self.next_out + 1) % NEIGHBOURS;
             self.next_out
         });
-        let train = self.trains[index].get_or_insert_with(|| Train {
+        let train = self.trains[index].get_or_insert(Train {
             to,
             marked,
             pieces: [&[]; PIECES],
