@@ -117,7 +117,7 @@ fn forward_cells() {
         assert_eq!(cell[96..], body()[..], "{file}");
 
         let hops: Vec<_> = (0..suites.len()).map(|hop| program_hop(suites, hop)).collect();
-        let wraps: Vec<_> = hops.iter().map(ForwardWrap::new).collect();
+        let mut wraps: Vec<_> = hops.iter().map(ForwardWrap::new).collect();
         let mut cell = [0u8; 1408];
         *body_mut(&mut cell) = body();
         wrap(&mut wraps, &seqs, &mut cell, &mut Fill(RANDOM));
