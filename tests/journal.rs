@@ -49,7 +49,10 @@ fn inside() {
 
     cepa::telemetry::logs::init("node", "info").unwrap();
     log::debug!(target: "cepa::node", "not at this level");
-    log::info!(target: "cepa::node", circuit = 3, event = "circuit_open"; "a circuit is open");
+    log::info!(
+        target: "cepa::node", circuit = 3, event = "circuit_open", drop_reason = "replay";
+        "a circuit is open"
+    );
 
     let mut buffer = [0; 4096];
     // The logger greets the journal with an empty datagram.
@@ -63,6 +66,7 @@ fn inside() {
         "CIRCUIT\n",
         "EVENT\n",
         "circuit_open\n",
+        "DROP_REASON\n",
         "a circuit is open\n",
     ] {
         assert!(entry.contains(field), "{field:?} is not in {entry:?}");

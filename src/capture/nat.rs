@@ -67,7 +67,7 @@ impl Drop for ExitNat {
         if let Err(error) =
             nft::apply(&format!("delete table inet {}\n", self.table), "remove NAT rules")
         {
-            log::warn!("the table {} stays: {error}", self.table);
+            log::warn!(event = "nat"; "the table {} stays: {error}", self.table);
         }
     }
 }

@@ -83,7 +83,7 @@ impl Sysctls {
         let text: String =
             self.old.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         if let Err(error) = fs::write(memo, text) {
-            log::warn!("cannot note the old kernel settings in {}: {error}", memo.display());
+            log::warn!(event = "sysctl"; "cannot note the old kernel settings in {}: {error}", memo.display());
         }
     }
 }

@@ -84,7 +84,7 @@ impl Tun {
     pub fn create(options: &TunOptions) -> Result<Self> {
         let device = match Self::build(options, options.offload) {
             Err(error) if options.offload && error.raw_os_error() == Some(libc::EINVAL) => {
-                log::warn!("this kernel's TUN driver refuses offload; going on without");
+                log::warn!(event = "device"; "this kernel's TUN driver refuses offload; going on without");
                 Self::build(options, false)
             }
             other => other,

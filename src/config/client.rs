@@ -151,16 +151,7 @@ impl Settings for ClientConfig {
                 ));
             }
         }
-        if let Some(metrics) = self.metrics
-            && !metrics.ip().is_loopback()
-        {
-            return Err(Wrong::new(
-                "metrics",
-                format!(
-                    "expected an address of the loopback, such as 127.0.0.1:9150, got {metrics}"
-                ),
-            ));
-        }
+        setting::check_metrics(self.metrics)?;
         if self.rotate_every < Period::from_secs(10) {
             return Err(Wrong::new(
                 "rotate_every",

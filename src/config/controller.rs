@@ -50,14 +50,7 @@ impl Settings for ControllerConfig {
         if let Some(public) = &self.public {
             super::setting::check_host_port("public", public)?;
         }
-        if let Some(metrics) = self.metrics
-            && !metrics.ip().is_loopback()
-        {
-            return Err(Wrong::new(
-                "metrics",
-                format!("expected a loopback address such as 127.0.0.1:9500, got {metrics}"),
-            ));
-        }
+        super::setting::check_metrics(self.metrics)?;
         if self.down_after < Period::from_secs(1) {
             return Err(Wrong::new(
                 "down_after",

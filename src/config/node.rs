@@ -64,6 +64,8 @@ settings! {
         suites: Vec<Suite> = Vec::new(), "SUITE";
         /// A lab: private destinations are let through, and shown as such in status.
         lab: bool = false, "";
+        /// Metrics for Prometheus on this address, which has to be of the loopback.
+        metrics: Option<SocketAddr> = None, "IP:PORT";
         /// What to log: error, warn, info, debug, trace or off.
         log: String = "info".to_owned(), "LEVEL";
         /// Further roles of this daemon on the same port: tracker.
@@ -109,6 +111,7 @@ impl Settings for NodeConfig {
                 "expected none with userspace = true (--userspace): the kernel chooses for sockets",
             ));
         }
+        setting::check_metrics(self.metrics)?;
         setting::check_interface("exit_tun", &self.exit_tun)?;
         if let Some(interface) = &self.exit_interface {
             setting::check_interface("exit_interface", interface)?;

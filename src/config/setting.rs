@@ -212,6 +212,17 @@ pub(super) fn check_host_port(key: &'static str, text: &str) -> Result<(), Wrong
     }
 }
 
+/// Refuses addresses for metrics that others could reach.
+pub(super) fn check_metrics(addr: Option<SocketAddr>) -> Result<(), Wrong> {
+    match addr {
+        Some(addr) if !addr.ip().is_loopback() => Err(Wrong::new(
+            "metrics",
+            format!("expected an address of the loopback, such as 127.0.0.1:9150, got {addr}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses numbers under `least`.
 pub(super) fn check_at_least(key: &'static str, value: u64, least: u64) -> Result<(), Wrong> {
     if value >= least {

@@ -31,6 +31,8 @@ settings! {
         files_per_circuit: u32 = 4096, "N";
         /// What a circuit shares is forgotten after so long without a word.
         expire_after: Period = Period::from_mins(3), "DURATION";
+        /// Metrics for Prometheus on this address, which has to be of the loopback.
+        metrics: Option<SocketAddr> = None, "IP:PORT";
         /// What to log: error, warn, info, debug, trace or off.
         log: String = "info".to_owned(), "LEVEL";
     }
@@ -62,6 +64,7 @@ impl Settings for TrackerConfig {
                  something else",
             ));
         }
+        setting::check_metrics(self.metrics)?;
         setting::check_at_least("files_per_circuit", u64::from(self.files_per_circuit), 1)?;
         if self.expire_after < Period::from_secs(15) {
             return Err(Wrong::new(

@@ -104,7 +104,7 @@ impl App {
         let before = registry.len();
         registry.load(remembered.nodes);
         if registry.len() != before {
-            log::info!("nodes changed from {before} to {} by command", registry.len());
+            log::info!(event = "nodes"; "nodes changed from {before} to {} by command", registry.len());
         }
         Ok(())
     }

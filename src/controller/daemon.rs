@@ -121,10 +121,10 @@ impl Controller {
     /// Answers until `stop`, and writes down who was seen last.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let Self { app, listener, metrics, control, link, version } = self;
-        log::info!("the controller answers");
+        log::info!(event = "started"; "the controller answers");
         log::debug!("its address is {}", link.authority());
         if app.settings.admission == Admission::Open {
-            log::warn!("anyone may register a node here: admission is open");
+            log::warn!(event = "admission"; "anyone may register a node here: admission is open");
         }
         let main = server::serve(Arc::clone(&app), listener, router::routes(&app));
         let side = async {
@@ -162,12 +162,12 @@ impl Controller {
         }
         let records = app.registry().records();
         if let Err(error) = app.store.update(records).await {
-            log::warn!("who was seen last was not written down: {error}");
+            log::warn!(event = "store"; "who was seen last was not written down: {error}");
         }
         if let Err(error) = app.store.close().await {
-            log::warn!("the database was not closed: {error}");
+            log::warn!(event = "store"; "the database was not closed: {error}");
         }
-        log::info!("the controller stopped");
+        log::info!(event = "stopped"; "the controller stopped");
     }
 }
 
@@ -198,7 +198,7 @@ fn restore(app: &App, remembered: Remembered) -> u64 {
     let Some((version, signed)) = directory else { return 0 };
     match listed_in(&signed) {
         Ok(ids) => registry.restore_listed(ids.into_iter(), app.now()),
-        Err(error) => log::warn!("the last directory cannot be read: {error}"),
+        Err(error) => log::warn!(event = "directory"; "the last directory cannot be read: {error}"),
     }
     version
 }
@@ -219,10 +219,12 @@ async fn watch_for_commands(app: &Arc<App>) {
                     seen = Some(number);
                     app.changed.notify_one();
                 }
-                Err(error) => log::error!("a change by command was not taken over: {error}"),
+                Err(error) => {
+                    log::error!(event = "store"; "a change by command was not taken over: {error}")
+                }
             },
             Ok(number) => seen = Some(number),
-            Err(error) => log::error!("the database cannot be read: {error}"),
+            Err(error) => log::error!(event = "store"; "the database cannot be read: {error}"),
         }
         tokio::time::sleep(WATCH_EVERY).await;
     }
@@ -235,7 +237,7 @@ async fn remember_seen(app: &Arc<App>) {
         app.registry().forget_entries();
         let records = app.registry().records();
         if let Err(error) = app.store.update(records).await {
-            log::warn!("who was seen last was not written down: {error}");
+            log::warn!(event = "store"; "who was seen last was not written down: {error}");
         }
     }
 }

@@ -1,13 +1,12 @@
-//! Counters, and their text for `/metrics` (Prometheus exposition format).
+//! Counters, and their text for `/metrics`.
 //!
 //! In: events. Out: text. Called by: router, registration, the prober, the publisher.
 
-use std::{
-    fmt::Write,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axum::http::StatusCode;
+
+use crate::telemetry::metrics::text;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -30,6 +29,7 @@ pub(crate) struct Gauges {
     pub(crate) registered: usize,
     pub(crate) listed: usize,
     pub(crate) version: u64,
+    pub(crate) uptime_s: u64,
 }
 
 /// Adds one.
@@ -45,40 +45,38 @@ impl Metrics {
     }
 
     /// All of it as text.
-    pub(crate) fn text(&self, gauges: Gauges) -> String {
-        let mut text = String::with_capacity(2048);
-        let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "# HELP cepa_controller_{name} {help}");
-            let _ = writeln!(text, "# TYPE cepa_controller_{name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "cepa_controller_{name}{labels} {value}");
+    pub(crate) fn text(&self, gauges: Gauges) -> Option<String> {
+        let answers = [1, 2, 3, 4, 5].map(|class| {
+            (["1xx", "2xx", "3xx", "4xx", "5xx"][class - 1], self.answers[class - 1].load(Relaxed))
+        });
+        let counters = [
+            ("rate_limited", "Requests refused with 429", &self.rate_limited),
+            ("connections", "Connections accepted", &self.connections),
+            ("connections_refused", "Connections over a limit", &self.connections_refused),
+            ("admitted", "Nodes let in", &self.admitted),
+            ("renewals", "Renewals of known nodes", &self.renewed),
+            ("not_admitted", "Registrations refused with 401 or 403", &self.not_admitted),
+            ("probes_sent", "Reachability probes sent", &self.probes_sent),
+            ("probes_answered", "Reachability probes answered", &self.probes_answered),
+            ("directories", "Directories signed", &self.directories),
+        ]
+        .map(|(name, help, counter)| (name, help, counter.load(Relaxed)));
+        text("cepa_controller", move |families| {
+            let answers = answers.map(|(class, count)| ([("class", class)], count));
+            families.counters("answers", "HTTP answers by class of status", &answers)?;
+            for (name, help, count) in counters {
+                families.counter(name, help, count)?;
             }
-        };
-        let answers: Vec<(String, u64)> = (1..)
-            .zip(&self.answers)
-            .map(|(class, counter)| (format!("{{class=\"{class}xx\"}}"), counter.load(Relaxed)))
-            .collect();
-        let answers: Vec<(&str, u64)> =
-            answers.iter().map(|(labels, value)| (labels.as_str(), *value)).collect();
-        family("answers_total", "counter", "HTTP answers by class of status.", &answers);
-        for (name, help, counter) in [
-            ("rate_limited_total", "Requests refused with 429.", &self.rate_limited),
-            ("connections_total", "Connections accepted.", &self.connections),
-            ("connections_refused_total", "Connections over a limit.", &self.connections_refused),
-            ("admitted_total", "Nodes let in.", &self.admitted),
-            ("renewals_total", "Renewals of known nodes.", &self.renewed),
-            ("not_admitted_total", "Registrations refused with 401 or 403.", &self.not_admitted),
-            ("probes_sent_total", "Reachability probes sent.", &self.probes_sent),
-            ("probes_answered_total", "Reachability probes answered.", &self.probes_answered),
-            ("directories_total", "Directories signed.", &self.directories),
-        ] {
-            family(name, "counter", help, &[("", counter.load(Relaxed))]);
-        }
-        family("nodes_registered", "gauge", "Nodes let in.", &[("", gauges.registered as u64)]);
-        family("nodes_listed", "gauge", "Nodes in the directory.", &[("", gauges.listed as u64)]);
-        family("directory_version", "gauge", "Version of the directory.", &[("", gauges.version)]);
-        text
+            families.gauge("nodes_registered", "Nodes let in", gauges.registered as i64)?;
+            families.gauge("nodes_listed", "Nodes in the directory", gauges.listed as i64)?;
+            families.gauge(
+                "directory_version",
+                "Version of the directory",
+                gauges.version as i64,
+            )?;
+            families.daemon("controller", gauges.uptime_s)
+        })
+        .ok()
     }
 }
 
@@ -91,12 +89,13 @@ mod tests {
         let metrics = Metrics::default();
         metrics.answered(StatusCode::NOT_FOUND);
         count(&metrics.admitted);
-        let text = metrics.text(Gauges { registered: 3, listed: 2, version: 7 });
+        let text =
+            metrics.text(Gauges { registered: 3, listed: 2, version: 7, uptime_s: 1 }).unwrap();
         assert!(text.contains("cepa_controller_answers_total{class=\"4xx\"} 1\n"), "{text}");
         assert!(text.contains("cepa_controller_admitted_total 1\n"), "{text}");
         assert!(text.contains("cepa_controller_nodes_listed 2\n"), "{text}");
         let names = |prefix: &str| text.lines().filter(|line| line.starts_with(prefix)).count();
         assert_eq!(names("# HELP"), names("# TYPE"));
-        assert_eq!(names("cepa_controller_"), names("# TYPE") + 4);
+        assert_eq!(names("cepa_controller_"), names("# TYPE") + 4, "{text}");
     }
 }

@@ -128,7 +128,7 @@ impl Prober {
             let probe = match signed.await {
                 Ok(Ok(probe)) => probe,
                 Ok(Err(error)) => {
-                    log::error!("a probe was not sent: {error}");
+                    log::error!(event = "probe"; "a probe was not sent: {error}");
                     return false;
                 }
                 Err(_) => return false,

@@ -138,7 +138,7 @@ fn named_field(text: &str) -> Option<&str> {
 impl From<ControllerError> for Refusal {
     fn from(error: ControllerError) -> Self {
         // The details may name paths of this machine.
-        log::error!("a request failed: {error}");
+        log::error!(event = "request"; "a request failed: {error}");
         Self::unavailable("the controller's own state failed; its log says more")
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn keep_published(app: &Arc<App>, mut previous: u64) {
         match publish(app, next_version(previous, now.wall), now).await {
             Ok(version) => previous = version,
             Err(error) => {
-                log::error!("the directory was not signed: {error}");
+                log::error!(event = "directory"; "the directory was not signed: {error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

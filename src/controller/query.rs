@@ -19,6 +19,7 @@ use super::{
 use crate::{
     directory::{Descriptor, Entry, NodeAnswer, NodeList, NodeSummary, SignedEntry, Whoami},
     model::{NodeId, Role},
+    telemetry::metrics,
 };
 
 /// The parameters behind the question mark, of which only `known` ones are accepted.
@@ -192,7 +193,10 @@ pub(crate) async fn metrics(
         let registry = app.registry();
         (registry.len(), registry.listed(now).len())
     };
-    let text = app.metrics.text(Gauges { registered, listed, version: app.version() });
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, text).into_response())
+    let uptime_s = app.started.elapsed().as_secs();
+    let gauges = Gauges { registered, listed, version: app.version(), uptime_s };
+    match app.metrics.text(gauges) {
+        Some(text) => Ok(([(header::CONTENT_TYPE, metrics::CONTENT)], text).into_response()),
+        None => Ok(StatusCode::SERVICE_UNAVAILABLE.into_response()),
+    }
 }

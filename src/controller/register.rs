@@ -194,7 +194,7 @@ async fn admit(
     let id = record.id;
     match app.store.admit(record.clone(), token, now.wall).await? {
         Admitted::New => {
-            log::info!("node {} ({}) was let in", record.name, id.short());
+            log::info!(event = "admitted"; "node {} ({}) was let in", record.name, id.short());
             count(&app.metrics.admitted);
             app.registry().insert(record, descriptor, identity, now);
             Ok(StatusCode::CREATED)

@@ -141,7 +141,9 @@ impl Registry {
                 Ok((descriptor, identity)) => {
                     place.insert(Node::new(record, descriptor, identity));
                 }
-                Err(error) => log::warn!("node {} is not used: {error}", record.id.short()),
+                Err(error) => {
+                    log::warn!(event = "nodes"; "node {} is not used: {error}", record.id.short())
+                }
             }
         }
     }

@@ -71,7 +71,7 @@ pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, router: Router) 
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: others must be closed first.
-                log::warn!("a connection was not accepted: {error}");
+                log::warn!(event = "door"; "a connection was not accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

@@ -19,6 +19,7 @@ use super::{
     client::{Client, ClientCommand, ClientSettings, PathWish},
     contact::{Contact, directory_status, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
+    drop_log::{self, DropLog},
     gateway,
     http_carrier::{self, OnCells, Polls, carry},
     lock, metrics, phases, raw_gateway,
@@ -132,16 +133,23 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         proxies,
         data: data.handle.clone(),
     };
-    if let Some(addr) = config.metrics {
-        let (listener, kept) = (metrics::bind(addr).await?, Arc::new(metrics::Metrics::default()));
-        tasks.spawn(metrics::follow(Arc::clone(&kept), data.handle.clone()));
+    if config.metrics.is_some() {
+        let builds = metrics::BuildTimes::default();
+        tasks.spawn(metrics::follow(builds.clone(), data.handle.clone()));
         let source = status.clone();
-        tasks.spawn(metrics::serve(listener, kept, move || {
-            let source = source.clone();
-            async move { status_of(&source).await.ok() }
-        }));
+        let page = move || {
+            let (source, builds) = (source.clone(), builds.clone());
+            async move { status_of(&source).await.ok().and_then(|status| builds.page(status)) }
+        };
+        metrics::start(&mut tasks, config.metrics, page).await?;
     }
-    tasks.spawn(phases::tell(config.clone(), status.directories.clone(), data.handle.clone()));
+    tasks.spawn(tell_drops(status.clone()));
+    tasks.spawn(phases::tell(
+        config.clone(),
+        status.directories.clone(),
+        status.contact.clone(),
+        data.handle.clone(),
+    ));
     tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
     ready();
     let end = tokio::select! {
@@ -184,7 +192,7 @@ fn bind(listen: Option<SocketAddr>) -> Result<UdpSocket, CaptureError> {
 
 fn keep_guard(dir: &StateDir, hop: &Hop) {
     if let Err(error) = Guard::new(hop.id, &hop.name, Timestamp::now()).save(dir) {
-        log::warn!("the guard is not kept for the next start: {error}");
+        log::warn!(event = "guard"; "the guard is not kept for the next start: {error}");
     }
 }
 
@@ -273,6 +281,25 @@ async fn status_of(source: &StatusSource) -> Result<ClientStatus, Refusal> {
         drops: data.drops,
         next_step,
     })
+}
+
+/// Tells the log what is dropped, and what left in clear, for as long as the data path lives.
+async fn tell_drops(source: StatusSource) {
+    let mut log = DropLog::default();
+    let mut leaked = None;
+    while let Ok(status) = status_of(&source).await {
+        log.tell(&status.drops);
+        if let Some(lockdown) = &status.lockdown {
+            let before = leaked.replace(lockdown.leaked_packets).unwrap_or_default();
+            if lockdown.leaked_packets > before {
+                log::warn!(
+                    event = "leak", count = lockdown.leaked_packets - before;
+                    "packets left in clear; see what is unlocked: cepa lockdown status"
+                );
+            }
+        }
+        drop_log::pause().await;
+    }
 }
 
 fn to_json(value: impl serde::Serialize) -> Result<serde_json::Value, Refusal> {

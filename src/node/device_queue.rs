@@ -77,7 +77,7 @@ impl DeviceQueue {
                 }
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        log::warn!("{} cannot be read: {error}", device.name());
+                        log::warn!(event = "device"; "{} cannot be read: {error}", device.name());
                     }
                     *ready = false;
                     self.give_back(batch);

@@ -96,7 +96,7 @@ pub(crate) async fn serve<K: Doorkeeper>(listener: TcpListener, keeper: K) {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                log::warn!("a connection was not accepted: {error}");
+                log::warn!(event = "door"; "a connection was not accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

@@ -170,7 +170,7 @@ pub(crate) async fn carry(
     let client = reqwest::Client::builder().connect_timeout(PATIENCE).no_proxy().build();
     let client = match client {
         Ok(client) => client,
-        Err(error) => return log::error!("no HTTP client: {error}"),
+        Err(error) => return log::error!(event = "http"; "no HTTP client: {error}"),
     };
     let mut members: HashMap<[u8; 8], (SocketAddr, RunQueue)> = HashMap::new();
     let mut tasks = JoinSet::new();

@@ -75,7 +75,7 @@ struct Table;
 impl Drop for Table {
     fn drop(&mut self) {
         if let Err(error) = nft::apply(&leaktest::removal(), "remove counters") {
-            log::warn!("the counters of the leak test stay: {error}");
+            log::warn!(event = "leaktest"; "the counters of the leak test stay: {error}");
         }
     }
 }

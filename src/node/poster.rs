@@ -56,7 +56,7 @@ pub(crate) async fn post_all(
         .build()
     {
         Ok(client) => client,
-        Err(error) => return log::error!("no HTTP client: {error}"),
+        Err(error) => return log::error!(event = "http"; "no HTTP client: {error}"),
     };
     let mut queues: HashMap<NodeId, (mpsc::Sender<PostJob>, Instant)> = HashMap::new();
     let mut members = tokio::task::JoinSet::new();

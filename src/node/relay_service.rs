@@ -18,13 +18,15 @@ use tokio::{
 
 use super::{
     NodeError,
-    contact::{Contact, directory_status, follow_directory, pass_directories},
+    contact::{Contact, follow_directory, pass_directories},
     data_thread::{DataThread, Handle},
     door::{self, DoorAnswer, Doorkeeper},
     exit_setup,
     http_carrier::{self, Polls, carry},
+    metrics,
     poster::post_all,
     relay::{DoorMessage, DoorRefusal, Relay, RelayCommand, RelaySettings},
+    relay_status::{self, Rotated, State, StatusSource},
 };
 use crate::{
     capture::{route, udp::UdpSocket},
@@ -37,8 +39,8 @@ use crate::{
     keys::{Identity, OnionKey, OnionKeys, StateDir},
     model::{ExitPolicy, HttpPeer, Role, Suite},
     telemetry::{
-        NodeState, NodeStatus, Status,
-        control::{ControlServer, Refusal, RefusalKind, Request, command},
+        NodeState,
+        control::{ControlServer, Refusal, RefusalKind},
         service_manager::{self, ready, stop_signal},
     },
     wire::share::Envelope,
@@ -98,7 +100,8 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let client = ControllerClient::new(link, local)?;
     let contact = Contact::new(link);
     let (newest, directories) = watch::channel(cache.newest().cloned());
-    let (state, states) = watch::channel(State::default());
+    let since = Some(onion.since());
+    let (state, states) = watch::channel(State { onion_key_since: since, ..State::default() });
     let (rotate, rotations) = mpsc::channel(1);
 
     let mut tasks = JoinSet::new();
@@ -123,7 +126,14 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         data: data.handle.clone(),
         rotate,
     };
-    tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
+    let source = status.clone();
+    let page = move || {
+        let source = source.clone();
+        async move { relay_status::of(&source).await.ok().and_then(metrics::node_page) }
+    };
+    metrics::start(&mut tasks, config.metrics, page).await?;
+    tasks.spawn(relay_status::tell_drops(data.handle.clone()));
+    tasks.spawn(control.serve(move |request| relay_status::answer(status.clone(), request)));
     let registration = Registration {
         config: config.clone(),
         name: name.to_owned(),
@@ -210,16 +220,6 @@ impl Doorkeeper for Doorman {
         }
     }
 }
-
-/// What the tasks tell the control socket.
-#[derive(Clone, Default)]
-struct State {
-    node: NodeState,
-    public_address: Option<SocketAddr>,
-}
-
-/// Who asked for a new onion key, and is told how that went.
-type Rotated = oneshot::Sender<Result<(), Refusal>>;
 
 /// Keeps the node listed.
 struct Registration {
@@ -339,6 +339,7 @@ impl Registration {
     fn rotate_now(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
         let now = Timestamp::now();
         self.onion.rotate(now, rng)?;
+        self.state.send_modify(|state| state.onion_key_since = Some(now));
         log::info!(event = "onion_key"; "a new onion key is in use, because somebody asked for it");
         let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
         Ok(())
@@ -347,76 +348,13 @@ impl Registration {
     fn rotate(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
         let now = Timestamp::now();
         if self.onion.rotate_if_due(now, rng)? {
+            self.state.send_modify(|state| state.onion_key_since = Some(now));
             log::info!(event = "onion_key"; "a new onion key is in use");
         }
         // The previous key's hour may also be over; a busy data path gets the keys next time.
         let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
         Ok(())
     }
-}
-
-/// Everything a status is made of.
-#[derive(Clone)]
-struct StatusSource {
-    config: NodeConfig,
-    name: String,
-    id: String,
-    started: Instant,
-    states: watch::Receiver<State>,
-    directories: watch::Receiver<Option<Arc<Directory>>>,
-    contact: Contact,
-    data: Handle<RelayCommand>,
-    rotate: mpsc::Sender<Rotated>,
-}
-
-async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
-    if request.command == command::KEYS_ROTATE {
-        let ended = || Refusal::new(RefusalKind::Failed, "the daemon is ending");
-        let (asked, rotated) = oneshot::channel();
-        source.rotate.send(asked).await.map_err(|_| ended())?;
-        rotated.await.map_err(|_| ended())??;
-        return Ok(serde_json::Value::Null);
-    }
-    if request.command != command::STATUS {
-        return Err(request.unknown(NodeConfig::ROLE));
-    }
-    let data = source.data.ask(RelayCommand::Snapshot).await?;
-    let state = source.states.borrow().clone();
-    let directory = source.directories.borrow().clone();
-    let controller = source.contact.status();
-    let next_step = match state.node {
-        NodeState::NotAdmitted => {
-            Some("ask the controller's owner for a token and start with --join TOKEN".to_owned())
-        }
-        _ if !controller.reachable => {
-            Some("check the network and that the controller runs".to_owned())
-        }
-        NodeState::Registering if state.public_address.is_some() => {
-            let port = source.config.listen.port();
-            Some(format!("let UDP port {port} through to this machine: the probe did not arrive"))
-        }
-        _ => None,
-    };
-    let status = NodeStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        name: source.name,
-        id: source.id,
-        state: state.node,
-        listen: source.config.listen.to_string(),
-        public_address: state.public_address.map(|address| address.to_string()),
-        lab: source.config.lab,
-        uptime_s: source.started.elapsed().as_secs(),
-        circuits: data.circuits,
-        max_circuits: source.config.max_circuits as usize,
-        exit: data.exit,
-        controller,
-        directory: directory_status(directory.as_deref()),
-        traffic: data.traffic,
-        drops: data.drops,
-        next_step,
-    };
-    serde_json::to_value(Status::Node(status))
-        .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
 }
 
 fn limits(config: &NodeConfig) -> NodeLimits {

@@ -66,7 +66,7 @@ impl Routes {
             if error != last_error
                 && let Some(error) = &error
             {
-                log::warn!("a member inside a captured network keeps no way of its own: {error}");
+                log::warn!(event = "route"; "a member inside a captured network keeps no way of its own: {error}");
             }
             last_error = error;
             let changed = tokio::time::timeout(LOOK_EVERY, directories.changed()).await;
@@ -92,7 +92,7 @@ impl Routes {
         for (address, kept) in &mut self.kept {
             let Some(way) = way_around(&table, *address) else {
                 if kept.take().is_some() {
-                    log::warn!("no route leads to a member inside a captured network any more");
+                    log::warn!(event = "route"; "no route leads to a member inside a captured network any more");
                 }
                 continue;
             };
@@ -146,7 +146,7 @@ fn halves(network: Cidr) -> Vec<Cidr> {
 impl Drop for Routes {
     fn drop(&mut self) {
         if let Err(error) = route::remove_ours() {
-            log::warn!("routes stay behind: {error}");
+            log::warn!(event = "route"; "routes stay behind: {error}");
         }
     }
 }

@@ -27,6 +27,7 @@ use super::{
     NodeError,
     contact::{Contact, directory_status, follow_directory},
     door::{self, DoorAnswer, Doorkeeper},
+    metrics,
     poster::{FailedOrder, PostJob, post_all},
 };
 use crate::{
@@ -122,6 +123,9 @@ async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Resul
         directories,
         contact: contact.clone(),
     };
+    let source = status.clone();
+    let page = move || std::future::ready(metrics::tracker_page(status_of(&source)));
+    metrics::start(&mut tasks, config.metrics, page).await?;
     tasks.spawn(control.serve(move |request| std::future::ready(answer(&status, &request))));
     let writer = store.into_writer().map_err(NodeError::Thread)?;
     let book = Book { state, writer, posts, keys: key_watch, summaries: states.clone(), rng };
@@ -427,6 +431,12 @@ fn answer(source: &StatusSource, request: &Request) -> Result<serde_json::Value,
     if request.command != command::STATUS {
         return Err(request.unknown(TrackerConfig::ROLE));
     }
+    serde_json::to_value(Status::Tracker(status_of(source)))
+        .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+}
+
+/// How the tracker stands.
+fn status_of(source: &StatusSource) -> TrackerStatus {
     let state = source.states.borrow().clone();
     let controller = source.contact.status();
     let next_step = match state.node {
@@ -439,7 +449,7 @@ fn answer(source: &StatusSource, request: &Request) -> Result<serde_json::Value,
         }
         _ => None,
     };
-    let status = TrackerStatus {
+    TrackerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: source.name.clone(),
         id: source.id.clone(),
@@ -453,9 +463,7 @@ fn answer(source: &StatusSource, request: &Request) -> Result<serde_json::Value,
         controller,
         directory: directory_status(source.directories.borrow().as_deref()),
         next_step,
-    };
-    serde_json::to_value(Status::Tracker(status))
-        .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
+    }
 }
 
 fn accepted(onion: &OnionKeys, now: Timestamp) -> Result<Arc<Vec<OnionKey>>, NodeError> {

@@ -16,6 +16,8 @@ use log::{
 };
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+use super::progress;
+
 /// Why logs cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,7 +67,7 @@ impl Log for Filtered {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.logger.log(record);
+            progress::above(|| self.logger.log(record));
         }
     }
 

@@ -1,11 +1,13 @@
-//! Logs, counters and the control socket's protocol.
+//! Logs, counters, metrics and the control socket's protocol.
 //!
-//! In: events of the daemons. Out: journal or terminal lines, snapshots.
+//! In: events of the daemons. Out: journal or terminal lines, snapshots, metrics.
 //! Called by: node, controller, cli.
 
 pub mod control;
 mod lockdown;
 pub mod logs;
+pub mod metrics;
+pub mod progress;
 pub mod redact;
 pub mod service_manager;
 mod snapshot;

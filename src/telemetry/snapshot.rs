@@ -130,6 +130,12 @@ pub struct ExitStatus {
     pub circuits: usize,
     /// Open connections of all circuits.
     pub connections: usize,
+    /// Connections that one circuit may hold.
+    pub circuit_connections: u32,
+    /// Packets per second that one circuit may send out; 0: no limit.
+    pub circuit_packet_rate: u64,
+    /// Bytes per second that one circuit may send out; 0: no limit.
+    pub circuit_byte_rate: u64,
 }
 
 /// A node at one moment.
@@ -156,6 +162,14 @@ pub struct NodeStatus {
     pub circuits: usize,
     /// Circuits it may hold.
     pub max_circuits: usize,
+    /// CREATEs whose handshake is being computed.
+    pub creates_waiting: usize,
+    /// CREATEs that may wait for it.
+    pub max_creates_waiting: usize,
+    /// CREATEs refused with a reason: the node was full.
+    pub refused: u64,
+    /// Seconds until the onion key is replaced.
+    pub onion_key_expires_in_s: u64,
     /// What an exit adds.
     pub exit: Option<ExitStatus>,
     /// How it stands with the controller.
@@ -224,6 +238,18 @@ pub enum CircuitState {
 }
 
 impl CircuitState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Building,
+        Self::Active,
+        Self::Spare,
+        Self::Extra,
+        Self::Stalled,
+        Self::Isolated,
+        Self::Draining,
+        Self::Closing,
+    ];
+
     /// One word for people.
     pub const fn word(self) -> &'static str {
         match self {

@@ -5,4 +5,5 @@
 
 mod backup;
 mod bad_input;
+mod metrics;
 mod stage;

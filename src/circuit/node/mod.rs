@@ -217,6 +217,11 @@ impl NodeCircuits {
         self.len() == 0
     }
 
+    /// CREATEs whose handshake is being computed.
+    pub fn waiting(&self) -> usize {
+        self.computing.len()
+    }
+
     /// CREATEs that were refused with a reason.
     pub fn refused(&self) -> u64 {
         self.refused

@@ -149,6 +149,11 @@ impl ExitTable {
         self.circuits.iter().flatten().map(|circuit| circuit.connections.len()).sum()
     }
 
+    /// What one circuit may use.
+    pub const fn limits(&self) -> &ExitLimits {
+        &self.rules.limits
+    }
+
     /// Whether there is no circuit.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

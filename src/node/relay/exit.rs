@@ -113,11 +113,15 @@ impl Exit {
     }
 
     pub(super) fn status(&self) -> ExitStatus {
+        let limits = self.table.limits();
         ExitStatus {
             interface: self.interface.clone(),
             policy: self.policy.clone(),
             circuits: self.table.len(),
             connections: self.table.connections(),
+            circuit_connections: limits.connections,
+            circuit_packet_rate: limits.packets_per_second,
+            circuit_byte_rate: limits.bytes_per_second,
         }
     }
 }
@@ -259,7 +263,7 @@ impl Relay {
                     }
                     let Some(kernel) = &exit.kernel else { continue };
                     if let Err(error) = kernel.nat.forget(address) {
-                        log::warn!("connections of a closed circuit stay tracked: {error}");
+                        log::warn!(event = "conntrack"; "connections of a closed circuit stay tracked: {error}");
                     }
                 }
             }

@@ -72,6 +72,8 @@ pub(crate) enum RelayCommand {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RelaySnapshot {
     pub(crate) circuits: usize,
+    pub(crate) creates_waiting: usize,
+    pub(crate) refused: u64,
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) traffic: Traffic,
     pub(crate) drops: Drops,
@@ -269,6 +271,8 @@ impl Relay {
     fn snapshot(&self) -> RelaySnapshot {
         RelaySnapshot {
             circuits: self.circuits.len(),
+            creates_waiting: self.circuits.waiting(),
+            refused: self.circuits.refused(),
             exit: self.exit.as_ref().map(Exit::status),
             traffic: self.link.traffic,
             drops: Drops::from(&self.link.drops),

@@ -112,7 +112,7 @@ impl ShareNet {
                 () = engine.run(command_queue, notice_queue) => {}
                 ended = data.ended => {
                     if let Ok(Err(error)) = ended {
-                        log::error!("the data path ended: {error}");
+                        log::error!(event = "data_path"; "the data path ended: {error}");
                     }
                 }
             }
@@ -135,6 +135,6 @@ fn bind(listen: Option<SocketAddr>) -> Result<UdpSocket, CaptureError> {
 
 fn keep_guard(dir: &StateDir, hop: &Hop) {
     if let Err(error) = Guard::new(hop.id, &hop.name, Timestamp::now()).save(dir) {
-        log::warn!("the guard is not kept for the next start: {error}");
+        log::warn!(event = "guard"; "the guard is not kept for the next start: {error}");
     }
 }

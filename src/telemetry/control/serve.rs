@@ -157,7 +157,7 @@ impl ControlServer {
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others must be closed first.
-                    log::warn!("control socket: {error}");
+                    log::warn!(event = "control"; "control socket: {error}");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
