@@ -4,8 +4,7 @@
 //! Called by: the client's event loop.
 //!
 //! A group takes the pool's spare, which never carried anybody's flow, so it need not wait; the
-//! pool then builds another spare. Group 0 is everybody who asked for nothing: the pool's active
-//! circuit.
+//! pool then builds another spare. Those who asked for nothing share the pool's active circuit.
 
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,38 @@ use rand::Rng;
 use super::Pool;
 use crate::model::CircuitKey;
 
-/// Groups at once: each holds a circuit on three nodes.
+/// Groups of one kind at once: each holds a circuit on three nodes.
 const MOST_GROUPS: usize = 32;
 /// A group without flows keeps its circuit for so long.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// Who must not be seen together with anybody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Everybody who asked for nothing.
+    Shared,
+    /// A login at the proxies, by number.
+    Login(u32),
+    /// A device of a gateway, by number.
+    Device(u8),
+}
+
+impl Group {
+    /// The group of a login; 0 is everybody.
+    pub const fn of_login(number: u32) -> Self {
+        if number == 0 { Self::Shared } else { Self::Login(number) }
+    }
+}
+
 /// The circuits of isolation groups.
 #[derive(Debug, Default)]
 pub struct Isolation {
-    groups: Vec<Group>,
+    groups: Vec<Held>,
 }
 
 #[derive(Debug)]
-struct Group {
-    number: u32,
+struct Held {
+    group: Group,
     circuit: CircuitKey,
     rotate_at: Instant,
     last_used: Instant,
@@ -39,14 +56,14 @@ impl Isolation {
     pub fn choose(
         &mut self,
         now: Instant,
-        group: u32,
+        group: Group,
         pool: &mut Pool,
         rng: &mut impl Rng,
     ) -> Option<CircuitKey> {
-        if group == 0 {
+        if group == Group::Shared {
             return pool.active();
         }
-        if let Some(known) = self.groups.iter_mut().find(|known| known.number == group) {
+        if let Some(known) = self.groups.iter_mut().find(|known| known.group == group) {
             known.last_used = now;
             if now >= known.rotate_at
                 && let Some((fresh, rotate_at)) = pool.give_away_spare(now, rng)
@@ -57,11 +74,13 @@ impl Isolation {
             }
             return Some(known.circuit);
         }
-        if self.groups.len() >= MOST_GROUPS {
+        let kind = std::mem::discriminant(&group);
+        let alike = |held: &&Held| std::mem::discriminant(&held.group) == kind;
+        if self.groups.iter().filter(alike).count() >= MOST_GROUPS {
             return None;
         }
         let (circuit, rotate_at) = pool.give_away_spare(now, rng)?;
-        self.groups.push(Group { number: group, circuit, rotate_at, last_used: now });
+        self.groups.push(Held { group, circuit, rotate_at, last_used: now });
         Some(circuit)
     }
 
@@ -119,20 +138,39 @@ mod tests {
     fn no_two_groups_share_a_circuit_and_each_keeps_its_own() {
         let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(2));
         let (mut pool, mut isolation) = (Pool::new(PoolSettings::default()), Isolation::default());
-        assert_eq!(isolation.choose(now, 7, &mut pool, &mut rng), None);
+        assert_eq!(isolation.choose(now, Group::of_login(7), &mut pool, &mut rng), None);
         ready(&mut pool, now, 0);
-        assert_eq!(isolation.choose(now, 7, &mut pool, &mut rng), None, "the active is for all");
+        assert_eq!(
+            isolation.choose(now, Group::of_login(7), &mut pool, &mut rng),
+            None,
+            "the active is for all"
+        );
         ready(&mut pool, now, 1);
-        assert_eq!(isolation.choose(now, 7, &mut pool, &mut rng), Some(CircuitKey(1)));
+        assert_eq!(
+            isolation.choose(now, Group::of_login(7), &mut pool, &mut rng),
+            Some(CircuitKey(1))
+        );
         assert!(pool.wants_circuit(now), "the spare is gone");
-        assert_eq!(isolation.choose(now, 8, &mut pool, &mut rng), None);
+        assert_eq!(isolation.choose(now, Group::of_login(8), &mut pool, &mut rng), None);
         ready(&mut pool, now, 2);
-        assert_eq!(isolation.choose(now, 8, &mut pool, &mut rng), Some(CircuitKey(2)));
-        assert_eq!(isolation.choose(now, 7, &mut pool, &mut rng), Some(CircuitKey(1)));
-        assert_eq!(isolation.choose(now, 0, &mut pool, &mut rng), Some(CircuitKey(0)));
+        assert_eq!(
+            isolation.choose(now, Group::of_login(8), &mut pool, &mut rng),
+            Some(CircuitKey(2))
+        );
+        assert_eq!(
+            isolation.choose(now, Group::of_login(7), &mut pool, &mut rng),
+            Some(CircuitKey(1))
+        );
+        assert_eq!(
+            isolation.choose(now, Group::of_login(0), &mut pool, &mut rng),
+            Some(CircuitKey(0))
+        );
         ready(&mut pool, now, 3);
         let later = now + Duration::from_secs(721);
-        assert_eq!(isolation.choose(later, 7, &mut pool, &mut rng), Some(CircuitKey(3)));
+        assert_eq!(
+            isolation.choose(later, Group::of_login(7), &mut pool, &mut rng),
+            Some(CircuitKey(3))
+        );
         assert!(pool.is_draining(CircuitKey(1)));
     }
 
@@ -142,16 +180,19 @@ mod tests {
         let (mut pool, mut isolation) = (Pool::new(PoolSettings::default()), Isolation::default());
         ready(&mut pool, now, 0);
         ready(&mut pool, now, 1);
-        isolation.choose(now, 7, &mut pool, &mut rng);
+        isolation.choose(now, Group::of_login(7), &mut pool, &mut rng);
         isolation.handle_timeout(now + IDLE, &mut pool, |_| 1);
         assert!(isolation.holds(CircuitKey(1)));
         isolation.handle_timeout(now + IDLE, &mut pool, |_| 0);
         assert!(isolation.is_empty() && pool.is_draining(CircuitKey(1)));
         ready(&mut pool, now, 2);
-        isolation.choose(now, 7, &mut pool, &mut rng);
+        isolation.choose(now, Group::of_login(7), &mut pool, &mut rng);
         isolation.on_closed(CircuitKey(2));
         ready(&mut pool, now, 3);
-        assert_eq!(isolation.choose(now, 7, &mut pool, &mut rng), Some(CircuitKey(3)));
+        assert_eq!(
+            isolation.choose(now, Group::of_login(7), &mut pool, &mut rng),
+            Some(CircuitKey(3))
+        );
     }
 
     #[test]
@@ -161,9 +202,12 @@ mod tests {
         ready(&mut pool, now, 0);
         for group in 1..=MOST_GROUPS as u32 + 1 {
             ready(&mut pool, now, group);
-            let got = isolation.choose(now, group, &mut pool, &mut rng);
+            let got = isolation.choose(now, Group::Login(group), &mut pool, &mut rng);
             assert_eq!(got.is_some(), group <= MOST_GROUPS as u32, "{group}");
         }
         assert_eq!(isolation.len(), MOST_GROUPS);
+        // Logins do not take what devices need.
+        let device = isolation.choose(now, Group::Device(1), &mut pool, &mut rng);
+        assert!(device.is_some());
     }
 }

@@ -26,7 +26,7 @@ pub use client::{
 };
 pub use error::HandshakeError;
 pub use handshake::{ClientHandshake, NodeHandshake, respond};
-pub use isolation::Isolation;
+pub use isolation::{Group, Isolation};
 pub use node::{HandshakeJob, NodeCircuits, NodeEvent, NodeLimits};
 pub use pool::{Pool, PoolSettings};
 

@@ -16,7 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::telemetry::Device;
+use crate::{
+    forward::inside::{SLOTS, Slot},
+    telemetry::Device,
+};
 
 /// The table's name, of the family inet.
 pub const TABLE: &str = "cepa_gateway";
@@ -38,6 +41,8 @@ pub struct Gateway {
     pub resolver: Option<u16>,
     /// Devices that may not send.
     pub denied: BTreeSet<Mac>,
+    /// Each device gets an address of its own in the TUN, and so circuits of its own.
+    pub apart: bool,
 }
 
 impl Gateway {
@@ -61,6 +66,7 @@ impl Gateway {
             .captured
             .as_ref()
             .map_or_else(String::new, |name| format!("    iifname \"{name}\" drop\n"));
+        let apart = if self.apart { Apart::new(&tun) } else { Apart::default() };
         let memory =
             format!("flags dynamic,timeout; timeout {REMEMBERED_S}s; size {MOST_DEVICES};");
         format!(
@@ -74,13 +80,13 @@ table inet {TABLE} {{
   set received4 {{ type ipv4_addr; {memory} counter; }}
   set received6 {{ type ipv6_addr; {memory} counter; }}
   counter refused {{ }}
-  chain arriving {{
+{sets}  chain arriving {{
     type filter hook prerouting priority raw; policy accept;
 {captured}    iifname @lan ether saddr @denied counter name refused drop
     iifname @lan ip saddr != 0.0.0.0 update @sent4 {{ ether saddr . ip saddr }}
     iifname @lan ip6 saddr != :: update @sent6 {{ ether saddr . ip6 saddr }}
   }}
-  chain questions {{
+{marking}  chain questions {{
     type nat hook prerouting priority dstnat; policy accept;
 {resolver}  }}
   chain passing {{
@@ -88,14 +94,60 @@ table inet {TABLE} {{
     iifname {tun} oifname @lan ip daddr != 0.0.0.0 update @received4 {{ ip daddr }}
     iifname {tun} oifname @lan ip6 daddr != :: update @received6 {{ ip6 daddr }}
     iifname @lan oifname != {tun} oifname != @lan reject with icmpx admin-prohibited
+    iifname {tun} oifname != @lan drop
   }}
   chain leaving {{
     type nat hook postrouting priority srcnat; policy accept;
-    iifname @lan oifname {tun} masquerade
+{addresses}    iifname @lan oifname {tun} masquerade
   }}
 }}
-"
+",
+            sets = apart.sets,
+            marking = apart.marking,
+            addresses = apart.addresses,
         )
+    }
+}
+
+/// The parts of the rules that keep devices apart. The kernel numbers devices as they come, round and
+/// round: nothing has to watch for them, and a new one is apart from its first packet on.
+#[derive(Default)]
+struct Apart {
+    sets: String,
+    marking: String,
+    addresses: String,
+}
+
+impl Apart {
+    fn new(tun: &str) -> Self {
+        let memory = format!("flags dynamic; size {MOST_DEVICES};");
+        let sets = format!(
+            "  set known {{ type ether_addr; {memory} }}
+  map slots {{ type ether_addr : mark; {memory} }}
+"
+        );
+        let marking = format!(
+            "  chain numbering {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname @lan ether saddr != @known add @slots {{ ether saddr : numgen inc mod {SLOTS} offset 1 }}
+    iifname @lan ether saddr != @known add @known {{ ether saddr }}
+    iifname @lan ct state new ct mark set ether saddr map @slots
+  }}
+"
+        );
+        let list = |address: fn(Slot) -> String| {
+            let pairs =
+                Slot::devices().map(|slot| format!("{} : {}", slot.number(), address(slot)));
+            pairs.collect::<Vec<_>>().join(", ")
+        };
+        let addresses = format!(
+            "    iifname @lan oifname {tun} snat ip to ct mark map {{ {} }}
+    iifname @lan oifname {tun} snat ip6 to ct mark map {{ {} }}
+",
+            list(|slot| slot.address().v4.to_string()),
+            list(|slot| slot.address().v6.to_string()),
+        );
+        Self { sets, marking, addresses }
     }
 }
 

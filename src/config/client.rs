@@ -52,6 +52,8 @@ settings! {
         capture_interface: Option<String> = None, "IF";
         /// The gateway's addresses on that interface, one of each family at most.
         capture_address: Vec<CableAddress> = Vec::new(), "ADDRESS/PREFIX";
+        /// Devices of the inside share this machine's circuits, instead of having some of their own.
+        lan_shared: bool = false, "";
         /// The user the client runs as, by name or number; the lockdown lets nobody else out.
         user: String = "cepa".to_owned(), "USER";
         /// Networks that may reach this machine's SSH (TCP port 22) during a lockdown; may repeat.

@@ -10,6 +10,7 @@ pub mod ecn;
 pub mod exit;
 mod fair_queue;
 pub mod flow;
+pub mod inside;
 pub mod ip;
 pub mod neighbours;
 mod outbox;

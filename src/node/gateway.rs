@@ -51,6 +51,7 @@ pub(super) fn start(
         captured: config.capture_interface.clone(),
         resolver: config.dns.map(|addr| addr.port()),
         denied: denied.devices,
+        apart: !config.lan_shared,
     };
     // First the rules and the one way, then forwarding: at no time is there another.
     nft::apply(&gateway.rules(), "set the gateway's rules")?;

@@ -45,7 +45,7 @@ const PHASES: [Phase; 6] = [
     Phase {
         name: "directory",
         waits_for: "the controller's list of nodes",
-        way_out: "see that the controller runs and answers here: cepa doctor",
+        way_out: "cepa doctor looks at everything else",
     },
     Phase {
         name: "guard",

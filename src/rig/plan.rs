@@ -14,7 +14,7 @@
 //!                                                  receiver
 //!
 //!  gateway   the same without sender and stranger, and
-//!            laptop ---- home 192.168.77.0/24 fd78::/64 ---- gateway ---- switch ---- router
+//!    laptop, tablet ---- home 192.168.77.0/24 fd78::/64 ---- gateway ---- switch ---- router
 //!
 //!  one node  sender, controller ---- near ---- node ---- outside ---- receiver
 //! ```
@@ -130,6 +130,7 @@ impl Plan {
         plan.hosts.extend([
             HostPlan { name: "gateway", ports: gateway },
             HostPlan { name: "laptop", ports: vec![home(INSIDE, 2)] },
+            HostPlan { name: "tablet", ports: vec![home(INSIDE, 3)] },
             HostPlan { name: "router", ports: vec![inside("switch", 0, 1)] },
         ]);
         plan

@@ -17,7 +17,7 @@ use super::{
     run::Run,
     scenario::{
         cleanup, controller_gone, failover, gateway, hostile, kills, knowledge, limits, one_node,
-        ports, refusals, roaming, speed, traffic, wire_image,
+        ports, proxies, refusals, roaming, speed, traffic, wire_image,
     },
     stage::{Stage, Watcher},
 };
@@ -40,7 +40,7 @@ pub struct RunOptions {
 }
 
 /// The scenarios' names, in order.
-pub const SCENARIOS: [&str; 14] = [
+pub const SCENARIOS: [&str; 15] = [
     "three-hops",
     "hostile",
     "speed",
@@ -49,6 +49,7 @@ pub const SCENARIOS: [&str; 14] = [
     "kills",
     "roaming",
     "ports",
+    "proxies",
     "controller",
     "limits",
     "idle-circuits",
@@ -80,7 +81,7 @@ pub fn run(
     let run = begin(options)?;
     let dir = options.out.clone().unwrap_or_else(|| run.dir.join("captures"));
     let mut report = Report::new(&run, dir.clone());
-    if SCENARIOS[..12].iter().any(|scenario| options.wants(scenario)) {
+    if SCENARIOS[..13].iter().any(|scenario| options.wants(scenario)) {
         let network = Network::up(run, Plan::full(), &options.network.links)?;
         let mut stage = Stage::new(&network, watcher)?;
         let result = full(options, &mut stage, &dir, &mut report);
@@ -160,6 +161,10 @@ fn full(
     if options.wants("ports") {
         stage.scenario("ports");
         ports::of_exits(stage);
+    }
+    if options.wants("proxies") {
+        stage.scenario("proxies");
+        proxies::beside_the_tun(stage);
     }
     if options.wants("controller") {
         stage.scenario("controller");

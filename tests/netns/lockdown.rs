@@ -395,6 +395,7 @@ fn devices_are_seen_counted_and_refused() {
         captured: None,
         resolver: None,
         denied: [].into(),
+        apart: true,
     };
     network.on_gateway(|| cepa::capture::nft::apply(&gateway.rules(), "rules").unwrap());
     let ask = || {
@@ -449,6 +450,7 @@ fn every_question_of_the_inside_goes_to_the_resolver() {
         captured: None,
         resolver: Some(5353),
         denied: [].into(),
+        apart: true,
     };
     network.on_gateway(|| cepa::capture::nft::apply(&gateway.rules(), "rules").unwrap());
     let resolver = network.on_gateway(|| UdpSocket::bind("[::]:5353").unwrap());

@@ -45,6 +45,7 @@ fn a_device_talks_to_a_gateway_that_has_no_address_on_the_cable() {
         captured: Some("eth1".to_owned()),
         resolver: None,
         denied: [].into(),
+        apart: true,
     };
     gateway.run(|| cepa::capture::nft::apply(&gateway_rules.rules(), "rules").unwrap()).unwrap();
     // As a gateway's start does: the kernel keeps quiet about addresses that it has elsewhere.

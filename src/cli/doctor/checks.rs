@@ -290,6 +290,19 @@ fn inside(config: &ClientConfig) -> Vec<Finding> {
     } else {
         one("forwarding", Verdict::Fail, "off").fix("sudo systemctl restart cepa-client")
     });
+    if let Some(name) = &config.capture_interface {
+        let found = format!(
+            "{name} is captured raw: IPv4 addresses are given by hand, IPv6 works by router \
+             advertisements; no DHCP, no list of devices, one circuit for all"
+        );
+        findings.push(
+            one("captured", Verdict::Skip, found)
+                .fix("to have these, give the interface an address and name it in lan"),
+        );
+    }
+    if config.lan.is_empty() {
+        return findings;
+    }
     let dhcp = std::fs::read_to_string("/proc/net/udp").unwrap_or_default();
     // Port 67 as the kernel writes it.
     findings.push(if dhcp.lines().any(|line| line.contains(":0043 ")) {

@@ -2,7 +2,7 @@
 //! circuit's pool address, and back.
 //!
 //! In: packets whose headers were read. Out: the same packets, changed in place, checksums exact.
-//! Called by: the exit table.
+//! Called by: the exit table; the client, for the devices of a gateway.
 //!
 //! | changed | also adjusted |
 //! |---|---|
@@ -94,32 +94,38 @@ impl Rewrite {
 
     /// Makes the pool address the source of a packet that passed [`Rewrite::check_source`].
     pub fn outbound(&self, packet: &mut [u8], headers: &Headers) {
-        let end = End::Source;
-        match headers.version {
-            Version::V4 => {
-                let (from, to) = (&CLIENT_INNER_V4.octets(), &self.pool.v4.octets());
-                Change { end, from, to, sum: self.out_v4 }.apply(packet, headers);
-            }
-            Version::V6 => {
-                let (from, to) = (&CLIENT_INNER_V6.octets(), &self.pool.v6.octets());
-                Change { end, from, to, sum: self.out_v6 }.apply(packet, headers);
-            }
-        }
+        self.change(End::Source, true, packet, headers);
     }
 
     /// Makes the client's inner address the destination of a packet for the pool address.
     pub fn inbound(&self, packet: &mut [u8], headers: &Headers) {
-        let end = End::Destination;
+        self.change(End::Destination, false, packet, headers);
+    }
+
+    /// Makes the client's inner address the source of a packet of the pool address: at a client, of
+    /// one of its devices.
+    pub fn enter(&self, packet: &mut [u8], headers: &Headers) {
+        self.change(End::Source, false, packet, headers);
+    }
+
+    /// Makes the pool address the destination of a packet for the client.
+    pub fn leave(&self, packet: &mut [u8], headers: &Headers) {
+        self.change(End::Destination, true, packet, headers);
+    }
+
+    /// Changes one end: the client's address to the pool's, or back.
+    fn change(&self, end: End, to_pool: bool, packet: &mut [u8], headers: &Headers) {
+        let sum = |out: Sum| if to_pool { out } else { Sum::default().minus(out) };
         match headers.version {
             Version::V4 => {
-                let (from, to) = (&self.pool.v4.octets(), &CLIENT_INNER_V4.octets());
-                let sum = Sum::default().minus(self.out_v4);
-                Change { end, from, to, sum }.apply(packet, headers);
+                let (inner, pool) = (CLIENT_INNER_V4.octets(), self.pool.v4.octets());
+                let (from, to) = if to_pool { (&inner, &pool) } else { (&pool, &inner) };
+                Change { end, from, to, sum: sum(self.out_v4) }.apply(packet, headers);
             }
             Version::V6 => {
-                let (from, to) = (&self.pool.v6.octets(), &CLIENT_INNER_V6.octets());
-                let sum = Sum::default().minus(self.out_v6);
-                Change { end, from, to, sum }.apply(packet, headers);
+                let (inner, pool) = (CLIENT_INNER_V6.octets(), self.pool.v6.octets());
+                let (from, to) = if to_pool { (&inner, &pool) } else { (&pool, &inner) };
+                Change { end, from, to, sum: sum(self.out_v6) }.apply(packet, headers);
             }
         }
     }

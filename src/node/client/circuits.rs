@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::{Client, commands::Reply, targets::Target};
+use super::{
+    Client,
+    commands::Reply,
+    targets::{Target, Wish},
+};
 use crate::{
     circuit::{ClientEvent, CloseReason},
     directory::{Directory, PathRules},
@@ -38,8 +42,8 @@ impl Client {
                 }
             }
         }
-        if let Some(target) = self.targets.take_wish()
-            && let Err(reason) = self.build(now, Some(target))
+        if let Some(wish) = self.targets.take_wish()
+            && let Err(reason) = self.build(now, Some(wish))
         {
             log::debug!("no circuit for a port of its own: {reason}");
         }
@@ -57,10 +61,10 @@ impl Client {
         }
     }
 
-    fn build(&mut self, now: Instant, target: Option<Target>) -> Result<CircuitKey, String> {
+    fn build(&mut self, now: Instant, wish: Option<Wish>) -> Result<CircuitKey, String> {
         let directory =
             self.directory.clone().ok_or_else(|| "waiting for the directory".to_owned())?;
-        let path = self.choose_path(&directory, target)?;
+        let path = self.choose_path(&directory, wish.map(|wish| wish.target))?;
         if self.guard.is_none() {
             self.trial_guard = path.first().map(|hop| hop.id);
         }
@@ -68,7 +72,7 @@ impl Client {
         let policy = exit.map(|exit| exit.descriptor.exit_policy.clone()).unwrap_or_default();
         let key =
             self.circuits.build(now, path, &mut self.rng).map_err(|error| error.to_string())?;
-        self.targets.on_building(key, policy, target.is_some());
+        self.targets.on_building(key, policy, wish.map(|wish| wish.slot));
         self.numbers.push((key, self.next_number));
         self.next_number += 1;
         Ok(key)
@@ -278,6 +282,7 @@ impl Client {
         self.table.remove(key);
         self.flows.forget_circuit(key);
         self.isolation.on_closed(key);
+        self.inside.on_closed(key);
         self.end_traces_of(key);
         self.end_bench_of(key);
         self.targets.on_closed(key);

@@ -13,9 +13,11 @@ use std::{
 use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
     capture::udp::RecvBatch,
+    circuit::Group,
     forward::{
         ClientVerdict, ecn,
         flow::{FlowOwner, PacketFlow},
+        inside::Slot,
         ip::Headers,
     },
     model::{
@@ -34,9 +36,9 @@ impl Client {
         self.from_device
             .fill(now, &mut **device, ready, drops, |packet| (PacketFlow::queue_key(packet), ()));
         while self.outbox.len() < CELLS_PER_TURN
-            && let Some(batch) = self.from_device.pop(now, &mut self.link.drops)
+            && let Some(mut batch) = self.from_device.pop(now, &mut self.link.drops)
         {
-            self.send_packets(now, &batch);
+            self.send_packets(now, &mut batch);
             self.from_device.give_back(batch);
         }
         self.table.finish(&mut self.outbox, &mut self.rng);
@@ -54,8 +56,9 @@ impl Client {
             let (targets, directory) = (&mut self.targets, self.directory.as_deref());
             let choose = || {
                 if *group != 0 || is_for_exit(packet) {
-                    return isolation.choose(now, *group, pool, rng);
+                    return isolation.choose(now, Group::of_login(*group), pool, rng);
                 }
+                let packet = (packet, Slot::SHARED);
                 targets.choose(now, packet, pool.active(), pool.spare(), directory)
             };
             let sent = self
@@ -74,14 +77,10 @@ impl Client {
         self.link.flush(&mut self.outbox);
     }
 
-    fn send_packets(&mut self, now: Instant, batch: &PacketBatch) {
-        let (active, spare) = (self.pool.active(), self.pool.spare());
-        for packet in batch.iter() {
-            let directory = self.directory.as_deref();
-            let targets = &mut self.targets;
-            let choose = || targets.choose(now, packet, active, spare, directory);
-            let sent = check_source(packet)
-                .and_then(|()| self.flows.route(now, packet, choose))
+    fn send_packets(&mut self, now: Instant, batch: &mut PacketBatch) {
+        for packet in batch.iter_mut() {
+            let sent = self
+                .take_in(now, packet)
                 .and_then(|circuit| self.table.send_packet(circuit, packet, &mut self.outbox));
             match sent {
                 Ok(()) => {
@@ -92,6 +91,25 @@ impl Client {
                 Err(reason) => self.link.drops.count(reason),
             }
         }
+    }
+
+    /// The circuit of a packet of the TUN, which then looks like one of this client: only packets
+    /// from its inner addresses, or those of its devices, enter a circuit.
+    fn take_in(&mut self, now: Instant, packet: &mut [u8]) -> Result<CircuitKey, DropReason> {
+        let slot = Slot::of_source(packet)?;
+        let (isolation, pool, rng) = (&mut self.isolation, &mut self.pool, &mut self.rng);
+        let (targets, directory) = (&mut self.targets, self.directory.as_deref());
+        let choose = || {
+            let (own, spare) = if slot == Slot::SHARED {
+                (pool.active(), pool.spare())
+            } else {
+                (isolation.choose(now, Group::Device(slot.number()), pool, rng), None)
+            };
+            targets.choose(now, (packet, slot), own, spare, directory)
+        };
+        let circuit = self.flows.route(now, packet, choose)?;
+        self.inside.enter(slot, circuit, packet)?;
+        Ok(circuit)
     }
 
     /// Packets that waited for a circuit, once one is there. Those that still find none wait on.
@@ -105,7 +123,7 @@ impl Client {
         for packet in &packets {
             batch.push(&[packet.as_slice()]);
         }
-        self.send_packets(now, &batch);
+        self.send_packets(now, &mut batch);
         self.table.finish(&mut self.outbox, &mut self.rng);
         self.link.flush(&mut self.outbox);
     }
@@ -197,7 +215,7 @@ impl Client {
             let before = self.to_device.len();
             let drops = &mut self.link.drops;
             self.table.reassemble(circuit, seq, body, &mut self.to_device, drops);
-            self.check_destinations(before);
+            self.check_destinations(circuit, before);
             if marked {
                 device_queue::tell(&mut self.to_device, before, &mut self.link.drops);
             }
@@ -213,15 +231,17 @@ impl Client {
         self.circuits.handle_body(now, circuit, hop, header, &self.body, &mut self.rng)
     }
 
-    /// Takes out what an exit addressed to anything but this client.
-    fn check_destinations(&mut self, first: usize) {
-        let drops = &mut self.link.drops;
+    /// Takes out what an exit addressed to anything but this client, and gives the rest the address
+    /// of the device that the circuit serves.
+    fn check_destinations(&mut self, circuit: CircuitKey, first: usize) {
+        let (drops, inside) = (&mut self.link.drops, &self.inside);
         self.to_device.retain_from(first, |packet| {
-            let ours = is_for_client(packet);
-            if !ours {
-                drops.count(DropReason::InnerSource);
-            }
-            ours
+            let result = if is_for_client(packet) {
+                inside.leave(circuit, packet)
+            } else {
+                Err(DropReason::InnerSource)
+            };
+            result.inspect_err(|reason| drops.count(*reason)).is_ok()
         });
     }
 
@@ -272,16 +292,6 @@ fn is_for_exit(packet: &[u8]) -> bool {
         let to = headers.destination(packet);
         to == EXIT_INNER_V4 || to == EXIT_INNER_V6
     })
-}
-
-/// Only packets from the client's inner addresses enter a circuit.
-fn check_source(packet: &[u8]) -> Result<(), DropReason> {
-    let is_ours = match packet.first().map(|byte| byte >> 4) {
-        Some(4) => packet.get(12..16) == Some(&CLIENT_INNER_V4.octets()),
-        Some(6) => packet.get(8..24) == Some(&CLIENT_INNER_V6.octets()),
-        _ => return Err(DropReason::BadInnerPacket),
-    };
-    if is_ours { Ok(()) } else { Err(DropReason::InnerSource) }
 }
 
 fn is_for_client(packet: &[u8]) -> bool {

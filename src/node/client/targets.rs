@@ -11,7 +11,10 @@ use std::{
 
 use crate::{
     directory::Directory,
-    forward::ip::{Headers, protocol},
+    forward::{
+        inside::Slot,
+        ip::{Headers, protocol},
+    },
     model::{CircuitKey, ExitPolicy},
 };
 
@@ -26,11 +29,18 @@ const HELD_FOR: Duration = Duration::from_secs(2);
 /// A destination, and the port of TCP and UDP.
 pub(super) type Target = (IpAddr, Option<u16>);
 
+/// A circuit that is wished for: whose flows it is for, and where they go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Wish {
+    pub(super) slot: Slot,
+    pub(super) target: Target,
+}
+
 struct Row {
     key: CircuitKey,
     policy: ExitPolicy,
-    /// Built for destinations that the active circuit's exit does not let through.
-    extra: bool,
+    /// Built for destinations that the active circuit's exit does not let through, for these flows.
+    extra: Option<Slot>,
     ready: Option<Instant>,
     stalled: bool,
 }
@@ -38,7 +48,7 @@ struct Row {
 /// The exits of all circuits, by what they let through.
 pub(super) struct Targets {
     rows: Vec<Row>,
-    wish: Option<Target>,
+    wish: Option<Wish>,
     held: Vec<(Instant, Vec<u8>)>,
     /// After so long an extra circuit takes no new flows.
     rotate_after: Duration,
@@ -51,11 +61,12 @@ impl Targets {
         Self { rows: Vec::new(), wish: None, held: Vec::new(), rotate_after, fixed }
     }
 
-    /// The circuit for the flow that `packet` starts. None: there is none, and one is wished for.
+    /// The circuit for the flow that `packet` of `slot` starts, whose flows take `active`, or
+    /// `spare`, where their exits let them. None: there is none, and one is wished for.
     pub(super) fn choose(
         &mut self,
         now: Instant,
-        packet: &[u8],
+        (packet, slot): (&[u8], Slot),
         active: Option<CircuitKey>,
         spare: Option<CircuitKey>,
         directory: Option<&Directory>,
@@ -73,7 +84,7 @@ impl Targets {
         let extras = self
             .rows
             .iter()
-            .filter(|row| row.extra && !row.stalled && row.ready.is_some_and(fresh))
+            .filter(|row| row.extra == Some(slot) && !row.stalled && row.ready.is_some_and(fresh))
             .map(|row| row.key);
         if let Some(key) = spare.into_iter().chain(extras).find(|key| allows(*key)) {
             return Some(key);
@@ -86,20 +97,24 @@ impl Targets {
             // Nobody does: the active circuit's exit says so to the program that asked.
             return Some(active);
         }
-        self.wish = Some((address, port));
+        self.wish = Some(Wish { slot, target: (address, port) });
         None
     }
 
     /// The destination for which a circuit is to be built.
-    pub(super) fn take_wish(&mut self) -> Option<Target> {
-        let (address, port) = self.wish.take()?;
-        let extras = self.rows.iter().filter(|row| row.extra);
-        let comes =
-            extras.clone().any(|row| row.ready.is_none() && row.policy.allows(address, port));
-        (!comes && extras.count() < MOST_EXTRAS).then_some((address, port))
+    pub(super) fn take_wish(&mut self) -> Option<Wish> {
+        let wish = self.wish.take()?;
+        let (address, port) = wish.target;
+        let mut extras = self.rows.iter().filter(|row| row.extra.is_some());
+        let full = extras.clone().count() >= MOST_EXTRAS;
+        let comes = extras.any(|row| {
+            let serves = row.extra == Some(wish.slot) && row.policy.allows(address, port);
+            serves && row.ready.is_none()
+        });
+        (!comes && !full).then_some(wish)
     }
 
-    pub(super) fn on_building(&mut self, key: CircuitKey, policy: ExitPolicy, extra: bool) {
+    pub(super) fn on_building(&mut self, key: CircuitKey, policy: ExitPolicy, extra: Option<Slot>) {
         self.rows.push(Row { key, policy, extra, ready: None, stalled: false });
     }
 
@@ -120,7 +135,7 @@ impl Targets {
     }
 
     pub(super) fn is_extra(&self, key: CircuitKey) -> bool {
-        self.rows.iter().any(|row| row.key == key && row.extra)
+        self.rows.iter().any(|row| row.key == key && row.extra.is_some())
     }
 
     /// The extra circuits that nobody needs any more.
@@ -132,7 +147,7 @@ impl Targets {
         let old = |since| now.saturating_duration_since(since) >= EXTRA_IDLE;
         self.rows
             .iter()
-            .filter(|row| row.extra && row.ready.is_some_and(old) && flows(row.key) == 0)
+            .filter(|row| row.extra.is_some() && row.ready.is_some_and(old) && flows(row.key) == 0)
             .map(|row| row.key)
             .collect()
     }
@@ -199,7 +214,7 @@ mod tests {
         let now = Instant::now();
         let mut targets = Targets::new(Duration::from_secs(600), false);
         for key in [KEYS[0], KEYS[1]] {
-            targets.on_building(key, "reject:*:25".parse().unwrap(), false);
+            targets.on_building(key, "reject:*:25".parse().unwrap(), None);
             targets.on_ready(now, key);
         }
         let mut exit = descriptor(1);
@@ -212,18 +227,29 @@ mod tests {
     fn a_flow_takes_a_circuit_whose_exit_lets_its_port_through() {
         let (mut targets, directory, now) = targets();
         let choose = |targets: &mut Targets, now, port| {
-            targets.choose(now, &syn(port), Some(KEYS[0]), Some(KEYS[1]), Some(&directory))
+            targets.choose(
+                now,
+                (&syn(port), Slot::SHARED),
+                Some(KEYS[0]),
+                Some(KEYS[1]),
+                Some(&directory),
+            )
         };
         assert_eq!(choose(&mut targets, now, 443), Some(KEYS[0]));
         assert_eq!(targets.take_wish(), None);
         assert_eq!(choose(&mut targets, now, 25), None);
         let target = ([8, 8, 8, 8].into(), Some(25));
-        assert_eq!(targets.take_wish(), Some(target));
-        targets.on_building(KEYS[2], "reject:*:26".parse().unwrap(), true);
+        let slot = Slot::SHARED;
+        assert_eq!(targets.take_wish(), Some(Wish { slot, target }));
+        targets.on_building(KEYS[2], "reject:*:26".parse().unwrap(), Some(Slot::SHARED));
         assert_eq!(choose(&mut targets, now, 25), None, "it is not ready yet");
         assert_eq!(targets.take_wish(), None, "but it comes");
         targets.on_ready(now, KEYS[2]);
         assert_eq!(choose(&mut targets, now, 25), Some(KEYS[2]));
+        // What was built for others carries no flow of a device.
+        let device = Slot::devices().next().unwrap();
+        let choice = targets.choose(now, (&syn(25), device), Some(KEYS[0]), None, Some(&directory));
+        assert_eq!((choice, targets.take_wish()), (None, Some(Wish { slot: device, target })));
         targets.set_stalled(KEYS[2], true);
         assert_eq!(choose(&mut targets, now, 25), None);
         targets.set_stalled(KEYS[2], false);
@@ -239,9 +265,15 @@ mod tests {
     fn the_spare_serves_if_its_exit_does() {
         let (mut targets, directory, now) = targets();
         targets.on_closed(KEYS[1]);
-        targets.on_building(KEYS[1], "reject:*:26".parse().unwrap(), false);
+        targets.on_building(KEYS[1], "reject:*:26".parse().unwrap(), None);
         targets.on_ready(now, KEYS[1]);
-        let choice = targets.choose(now, &syn(25), Some(KEYS[0]), Some(KEYS[1]), Some(&directory));
+        let choice = targets.choose(
+            now,
+            (&syn(25), Slot::SHARED),
+            Some(KEYS[0]),
+            Some(KEYS[1]),
+            Some(&directory),
+        );
         assert_eq!(choice, Some(KEYS[1]));
     }
 
@@ -250,15 +282,16 @@ mod tests {
         let (mut targets, directory, now) = targets();
         for key in [KEYS[0], KEYS[1]] {
             targets.on_closed(key);
-            targets.on_building(key, "reject:*:25-26".parse().unwrap(), false);
+            targets.on_building(key, "reject:*:25-26".parse().unwrap(), None);
         }
         let choose = |targets: &mut Targets, directory| {
-            targets.choose(now, &syn(26), Some(KEYS[0]), Some(KEYS[1]), directory)
+            targets.choose(now, (&syn(26), Slot::SHARED), Some(KEYS[0]), Some(KEYS[1]), directory)
         };
         assert_eq!(choose(&mut targets, Some(&directory)), Some(KEYS[0]));
         assert_eq!(choose(&mut targets, None), Some(KEYS[0]));
         targets.fixed = true;
-        let choice = targets.choose(now, &syn(25), Some(KEYS[0]), None, Some(&directory));
+        let choice =
+            targets.choose(now, (&syn(25), Slot::SHARED), Some(KEYS[0]), None, Some(&directory));
         assert_eq!(choice, Some(KEYS[0]), "a fixed path has one exit");
         assert_eq!(targets.take_wish(), None);
     }

@@ -110,6 +110,30 @@ pub(super) fn run(
     Ok(answer)
 }
 
+/// Sends so many bytes, ends its own side of the connection, and only then reads what the server
+/// counted: through a proxy that ends both sides, nothing would come.
+pub(super) fn half_close(to: IpAddr, bytes: u64, proxy: Option<SocketAddr>) -> Result<BulkAnswer> {
+    let started = Instant::now();
+    let mut stream = socks::connect((to, port::BULK).into(), proxy)?;
+    let mut header = vec![UP];
+    header.extend(bytes.to_be_bytes());
+    stream.write_all(&header)?;
+    send_plaintext(&mut stream, bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let (arrived, right) = verdict(&mut stream)?;
+    ensure!(arrived == bytes, "expected {bytes} bytes to arrive, got {arrived}");
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(BulkAnswer { up: arrived, down: 0, seconds, right, cpu: 0.0 })
+}
+
+/// How many bytes arrived at the server, and whether they were the right ones.
+fn verdict(stream: &mut TcpStream) -> Result<(u64, bool)> {
+    let mut verdict = [0; 9];
+    stream.read_exact(&mut verdict).context("waiting for the receiver's count")?;
+    let arrived = u64::from_be_bytes(*verdict[..8].first_chunk().context("eight bytes")?);
+    Ok((arrived, verdict[8] == 1))
+}
+
 fn one(
     (to, proxy): (IpAddr, Option<SocketAddr>),
     mode: u8,
@@ -141,11 +165,9 @@ fn one(
     } else {
         stream.shutdown(Shutdown::Write)?;
     }
-    let mut verdict = [0; 9];
-    stream.read_exact(&mut verdict).context("waiting for the receiver's count")?;
-    let arrived = u64::from_be_bytes(*verdict[..8].first_chunk().context("eight bytes")?);
+    let (arrived, right) = verdict(&mut stream)?;
     ensure!(arrived == sent, "expected {sent} bytes to arrive, got {arrived}");
-    Ok((arrived, verdict[8] == 1))
+    Ok((arrived, right))
 }
 
 fn receive(stream: &mut TcpStream, deadline: Option<Instant>, len: u64) -> Result<(u64, bool)> {

@@ -11,10 +11,13 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::port;
-use crate::rig::plaintext::DNS_NAME;
+use crate::rig::{plaintext::DNS_NAME, plan::RECEIVER_V4};
 
-/// What the rig's server answers for every name.
+/// What the rig's server answers for every name but [`RECEIVER_NAME`].
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+
+/// The name of the receiver itself.
+pub const RECEIVER_NAME: &str = "receiver.example";
 
 /// How a question went.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -28,11 +31,19 @@ pub struct DnsAnswer {
 fn question(id: u16) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in DNS_NAME.split('.') {
+    bytes.extend(name_bytes(DNS_NAME));
+    bytes.extend([0, 1, 0, 1]);
+    bytes
+}
+
+/// A name as questions have it.
+fn name_bytes(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.') {
         bytes.push(label.len() as u8);
         bytes.extend(label.as_bytes());
     }
-    bytes.extend([0, 0, 1, 0, 1]);
+    bytes.push(0);
     bytes
 }
 
@@ -51,7 +62,9 @@ pub(super) fn answer(question: &[u8]) -> Option<Vec<u8>> {
     bytes.extend([0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     bytes.extend(question);
     bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-    bytes.extend(ADDRESS.octets());
+    let own = name_bytes(RECEIVER_NAME);
+    let address = if question.starts_with(&own) { RECEIVER_V4 } else { ADDRESS };
+    bytes.extend(address.octets());
     Some(bytes)
 }
 

@@ -33,7 +33,7 @@ pub struct EchoAnswer {
 }
 
 impl EchoAnswer {
-    fn of(sent: u64, size: usize, mut trips: Vec<f64>, took: Duration) -> Self {
+    pub(super) fn of(sent: u64, size: usize, mut trips: Vec<f64>, took: Duration) -> Self {
         let received = trips.len() as u64;
         trips.sort_by(f64::total_cmp);
         Self {

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bulk::{BulkAnswer, Direction};
 pub use crowd::CrowdAnswer;
-pub use dns::DnsAnswer;
+pub use dns::{DnsAnswer, RECEIVER_NAME};
 pub use echo::EchoAnswer;
 pub use flows::{FlowTimes, FlowsAnswer, clock_us};
 use hostile::Pace;
@@ -102,6 +102,26 @@ pub enum Tool {
         every: Duration,
         /// A SOCKS5 proxy to go through.
         #[serde(default)]
+        proxy: Option<SocketAddr>,
+    },
+    /// UDP datagrams that come back by a SOCKS5 proxy's UDP ASSOCIATE.
+    Associate {
+        /// The server.
+        to: IpAddr,
+        /// How many.
+        count: u32,
+        /// How long each is.
+        size: usize,
+        /// The proxy.
+        proxy: SocketAddr,
+    },
+    /// A connection whose client ends its side first and then reads.
+    HalfClose {
+        /// The server.
+        to: IpAddr,
+        /// Bytes that it sends.
+        bytes: u64,
+        /// A SOCKS5 proxy to go through.
         proxy: Option<SocketAddr>,
     },
     /// UDP at a rate, counted at the other end.
@@ -210,6 +230,8 @@ pub fn run(tool: &str) -> Result<()> {
         Tool::Echo { to, count, size, every, proxy } => {
             answer(&echo::echo_stream(to, count, size, every, proxy)?)
         }
+        Tool::Associate { to, count, size, proxy } => answer(&socks::echo(to, count, size, proxy)?),
+        Tool::HalfClose { to, bytes, proxy } => answer(&bulk::half_close(to, bytes, proxy)?),
         Tool::Flood { to, rate, time, size } => answer(&echo::flood(to, rate, time, size)?),
         Tool::NewFlows { to, every, time } => answer(&flows::new_flows(to, every, time)?),
         Tool::Crowd { link, path, count } => answer(&crowd::build(&link, &path, count)?),

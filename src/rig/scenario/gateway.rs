@@ -8,6 +8,7 @@
 //! counted at the far end of the gateway's outside cable.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -20,7 +21,7 @@ use crate::{
     capture::process,
     client::probe::KINDS,
     rig::{
-        agent::{HttpAnswer, ProbeAnswer, Tool},
+        agent::{EchoAnswer, HttpAnswer, ProbeAnswer, Tool},
         clear::{self, Members, Tally, Watch},
         daemons::{self, PORT},
         host::Host,
@@ -86,6 +87,7 @@ pub fn fails_closed(stage: &mut Stage<'_>) {
     });
     if connected {
         stage.promise("the laptop downloads through the circuit, in both families", downloads);
+        stage.promise("laptop, tablet and gateway each have a circuit of their own", apart);
     }
     state(stage, "rebuilding", |stage| {
         pause_nodes(stage, true)?;
@@ -141,9 +143,12 @@ fn prepare(stage: &mut Stage<'_>) -> Result<()> {
     let laptop = stage.network.host("laptop")?;
     let router = stage.network.host("router")?.plan.clone();
     let home = gateway.plan.on("home").context("expected a port at home")?;
-    for (host, v4, v6) in
-        [(gateway, router.ports[0].v4, router.ports[0].v6), (laptop, home.v4, home.v6)]
-    {
+    let tablet = stage.network.host("tablet")?;
+    for (host, v4, v6) in [
+        (gateway, router.ports[0].v4, router.ports[0].v6),
+        (laptop, home.v4, home.v6),
+        (tablet, home.v4, home.v6),
+    ] {
         host.ip(&format!("route replace default via {v4}"))?;
         host.ip(&format!("-6 route replace default via {v6}"))?;
     }
@@ -331,6 +336,53 @@ fn nothing_leaves(stage: &mut Stage<'_>) -> Result<Evidence> {
     .with("tried", TRIED)
     .with("clear_packets", left.clear_packets())
     .with("cells", left.cells))
+}
+
+/// Who downloads sees bytes on one circuit, which carries nobody else's.
+fn apart(stage: &mut Stage<'_>) -> Result<Evidence> {
+    const BYTES: u64 = 1 << 20;
+    let network = stage.network;
+    let carried = |stage: &Stage<'_>| -> Result<BTreeMap<u32, u64>> {
+        let circuits = stage.daemons.circuits(network)?;
+        Ok(circuits.into_iter().map(|circuit| (circuit.number, circuit.bytes_down)).collect())
+    };
+    let mut own = BTreeMap::new();
+    for name in ["laptop", "tablet", "gateway"] {
+        for to in RECEIVERS {
+            let before = carried(stage)?;
+            let tool = Tool::HttpGet { to, bytes: BYTES, patience: Duration::from_secs(10) };
+            let answer: HttpAnswer = network.host(name)?.ask(&tool, PATIENCE)?;
+            ensure!(answer.right, "{name} got other bytes than were sent");
+            let after = carried(stage)?;
+            let grown: Vec<u32> = after
+                .iter()
+                .filter(|(number, bytes)| {
+                    **bytes >= before.get(number).copied().unwrap_or_default() + BYTES
+                })
+                .map(|(number, _)| *number)
+                .collect();
+            let &[number] = grown.as_slice() else {
+                bail!("expected one circuit to carry {name}'s download from {to}, got {grown:?}");
+            };
+            let known = *own.entry(name).or_insert(number);
+            ensure!(known == number, "{name} was on circuit {known}, then on {number}");
+        }
+    }
+    let mut distinct: Vec<u32> = own.values().copied().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    ensure!(distinct.len() == own.len(), "two of them share a circuit: {own:?}");
+    // The same ports at the same time, to the same server: answers find who asked.
+    let every = Duration::from_millis(5);
+    let tool = Tool::Echo { to: RECEIVERS[0], count: 200, size: 64, every, proxy: None };
+    let agents = [network.host("laptop")?.start(&tool)?, network.host("tablet")?.start(&tool)?];
+    for agent in agents {
+        let answer: EchoAnswer = agent.answer(PATIENCE)?;
+        ensure!(answer.received == answer.sent, "{} of {} came back", answer.received, answer.sent);
+    }
+    let words: Vec<String> =
+        own.iter().map(|(name, number)| format!("{name} on circuit {number}")).collect();
+    Ok(Evidence::new(words.join(", ")))
 }
 
 fn downloads(stage: &mut Stage<'_>) -> Result<Evidence> {

@@ -12,6 +12,7 @@ pub mod knowledge;
 pub mod limits;
 pub mod one_node;
 pub mod ports;
+pub mod proxies;
 pub mod refusals;
 pub mod roaming;
 pub mod speed;
