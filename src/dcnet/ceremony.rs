@@ -6,6 +6,7 @@
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     error::DcnetError,
@@ -80,8 +81,18 @@ pub fn shuffle_step(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let input = shuffle::verify_all(&session.session_id.0, &members, steps)?;
+    Ok(shuffled(session, &input, trustee, rng).0)
+}
+
+/// A trustee's shuffle of `input`, and the list after it.
+fn shuffled(
+    session: &Session,
+    input: &KeyList,
+    trustee: &Identity,
+    rng: &mut impl Rng,
+) -> (ShuffleStep, KeyList) {
     let context = shuffle::step_context(&session.session_id.0, &trustee.id());
-    let (output, proof_bytes) = shuffle::prove(&context, &input, rng);
+    let (output, proof_bytes) = shuffle::prove(&context, input, rng);
     let mut step = ShuffleStep {
         trustee: trustee.id(),
         base: Hex(proof::bytes(&output.base)),
@@ -90,7 +101,7 @@ pub fn shuffle_step(
         signature: Hex([0; 64]),
     };
     step.signature = trustee.sign("shuffle", &step.signed(&session.session_id.0));
-    Ok(step)
+    (step, output)
 }
 
 /// Makes every file of a group at once, for one machine.
@@ -140,7 +151,7 @@ pub fn generate(plan: &Plan, rng: &mut impl Rng) -> Result<Files, DcnetError> {
     };
     let pseudonyms = shuffle_all(&session, &trustees, rng)?;
     let interval = first_interval(&system, &session, &trustees);
-    let hexed = |scalar: Scalar| Hex(scalar.to_bytes());
+    let hexed = |scalar: Zeroizing<Scalar>| Hex(scalar.to_bytes());
     Ok(Files {
         system,
         session,
@@ -176,18 +187,9 @@ fn shuffle_all(
     };
     let mut steps = Vec::new();
     for trustee in trustees {
-        let context = shuffle::step_context(&session.session_id.0, &trustee.id());
-        let (output, proof_bytes) = shuffle::prove(&context, &list, rng);
-        let mut step = ShuffleStep {
-            trustee: trustee.id(),
-            base: Hex(proof::bytes(&output.base)),
-            keys: output.keys.iter().map(|key| Hex(proof::bytes(key))).collect(),
-            proof: proof_bytes,
-            signature: Hex([0; 64]),
-        };
-        step.signature = trustee.sign("shuffle", &step.signed(&session.session_id.0));
+        let step;
+        (step, list) = shuffled(session, &list, trustee, rng);
         steps.push(step);
-        list = output;
     }
     Ok(finish(session, steps, &list))
 }

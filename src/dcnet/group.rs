@@ -17,6 +17,7 @@ use std::collections::HashSet;
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::dcnet::{
     error::DcnetError,
@@ -164,22 +165,25 @@ pub struct Pseudonyms {
 }
 
 /// `{id}.json`.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 pub struct PrivateFile {
     /// The party.
+    #[zeroize(skip)]
     pub id: PartyId,
     /// Its Ed25519 secret.
     pub secret: Hex<32>,
 }
 
 /// `{id}-{session}.json`, where the session stands with its first 16 digits.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SessionPrivate {
     /// The party.
+    #[zeroize(skip)]
     pub id: PartyId,
     /// The session.
+    #[zeroize(skip)]
     pub session_id: Hex<32>,
     /// The secret of its Diffie-Hellman key.
     pub secret: Hex<32>,
@@ -306,11 +310,13 @@ impl SessionClient {
         group: &[u8; 32],
         identity: &Identity,
         rng: &mut impl rand::Rng,
-    ) -> (Self, [Scalar; 2]) {
-        let secrets = [hash::random_scalar(rng), hash::random_scalar(rng)];
+    ) -> (Self, [Zeroizing<Scalar>; 2]) {
+        let secrets = [(); 2].map(|()| Zeroizing::new(hash::random_scalar(rng)));
         let context = Self::context(group, &identity.id());
         let base = RistrettoPoint::mul_base(&Scalar::ONE);
-        let proofs = secrets.map(|x| Hex(Schnorr::sign(&x, &base, &context, rng).to_bytes()));
+        let proofs = secrets
+            .each_ref()
+            .map(|secret| Hex(Schnorr::sign(secret, &base, &context, rng).to_bytes()));
         let mut entry = Self {
             id: identity.id(),
             key: Hex(proof::bytes(&RistrettoPoint::mul_base(&secrets[0]))),
@@ -338,8 +344,8 @@ impl SessionTrustee {
         group: &[u8; 32],
         identity: &Identity,
         rng: &mut impl rand::Rng,
-    ) -> (Self, Scalar) {
-        let secret = hash::random_scalar(rng);
+    ) -> (Self, Zeroizing<Scalar>) {
+        let secret = Zeroizing::new(hash::random_scalar(rng));
         let mut nonce = Hex([0; 32]);
         rng.fill_bytes(&mut nonce.0);
         let context = Self::context(group, &identity.id(), &nonce);

@@ -4,6 +4,7 @@
 //! and field that is wrong. Called by: [`crate::dcnet::store`] at the start of every party.
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     error::DcnetError,
@@ -91,7 +92,7 @@ impl SessionPrivate {
     ///
     /// # Errors
     /// When the bytes are no canonical scalar.
-    pub fn scalar(&self) -> Result<Scalar, DcnetError> {
+    pub fn scalar(&self) -> Result<Zeroizing<Scalar>, DcnetError> {
         parse_scalar(&self.id, "secret", &self.secret)
     }
 
@@ -99,7 +100,7 @@ impl SessionPrivate {
     ///
     /// # Errors
     /// When there is none, or its bytes are no canonical scalar.
-    pub fn pseudonym(&self) -> Result<Scalar, DcnetError> {
+    pub fn pseudonym(&self) -> Result<Zeroizing<Scalar>, DcnetError> {
         let file = format!("{}-*.json", self.id);
         let secret = self.pseudonym_secret.as_ref().ok_or_else(|| {
             DcnetError::config(file, "pseudonym-secret", "is missing; only a client's file has one")
@@ -108,10 +109,15 @@ impl SessionPrivate {
     }
 }
 
-fn parse_scalar(id: &PartyId, field: &str, bytes: &Hex<32>) -> Result<Scalar, DcnetError> {
-    Scalar::from_canonical_bytes(bytes.0).into_option().filter(|x| *x != Scalar::ZERO).ok_or_else(
-        || DcnetError::config(format!("{id}-*.json"), field, "is not a canonical, non-zero scalar"),
-    )
+fn parse_scalar(
+    id: &PartyId,
+    field: &str,
+    bytes: &Hex<32>,
+) -> Result<Zeroizing<Scalar>, DcnetError> {
+    let scalar = Scalar::from_canonical_bytes(bytes.0).into_option().map(Zeroizing::new);
+    scalar.filter(|scalar| **scalar != Scalar::ZERO).ok_or_else(|| {
+        DcnetError::config(format!("{id}-*.json"), field, "is not a canonical, non-zero scalar")
+    })
 }
 
 fn possession(key: &Hex<32>, proof_bytes: &Hex<64>, context: &[u8]) -> Option<RistrettoPoint> {

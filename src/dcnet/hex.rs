@@ -6,10 +6,17 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zeroize::Zeroize;
 
 /// `N` bytes, written as `2 N` lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hex<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Zeroize for Hex<N> {
+    fn zeroize(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 /// Hex text of any length.
 pub fn encode(bytes: &[u8]) -> String {

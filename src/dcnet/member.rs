@@ -6,6 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     error::DcnetError,
@@ -22,7 +24,10 @@ use crate::dcnet::{
 pub const CHECK_EVERY: u64 = 32;
 
 /// A party's role and place in `system.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum PartyRef {
     /// A client.
     Client(u16),
@@ -87,11 +92,11 @@ pub struct Member {
     /// Signs.
     pub identity: Arc<Identity>,
     /// The Diffie-Hellman secret.
-    pub secret: Scalar,
+    pub secret: Zeroizing<Scalar>,
     /// Of this link.
     pub nonce: Nonce,
     /// Points shared with counterparts, by their place in `system.json`.
-    shared: BTreeMap<u16, RistrettoPoint>,
+    shared: BTreeMap<u16, Zeroizing<RistrettoPoint>>,
     /// Parties a checked verdict has convicted.
     pub convicted: Vec<PartyRef>,
 }
@@ -102,24 +107,24 @@ impl Member {
         group: Arc<Group>,
         me: PartyRef,
         identity: Arc<Identity>,
-        secret: Scalar,
+        secret: Zeroizing<Scalar>,
         nonce: Nonce,
     ) -> Self {
         Self { group, me, identity, secret, nonce, shared: BTreeMap::new(), convicted: Vec::new() }
     }
 
-    /// The point shared with a counterpart.
-    pub fn shared(&mut self, other: u16) -> Option<RistrettoPoint> {
-        if let Some(point) = self.shared.get(&other) {
-            return Some(*point);
+    /// Computes the point shared with a counterpart, once.
+    fn share(&mut self, other: u16) -> Option<()> {
+        if self.shared.contains_key(&other) {
+            return Some(());
         }
         let counterpart = match self.me {
             PartyRef::Client(_) => PartyRef::Trustee(other),
             PartyRef::Trustee(_) => PartyRef::Client(other),
         };
-        let point = self.secret * counterpart.point(&self.group)?;
-        self.shared.insert(other, point);
-        Some(point)
+        let point = *self.secret * counterpart.point(&self.group)?;
+        self.shared.insert(other, Zeroizing::new(point));
+        Some(())
     }
 
     /// The pads of an interval: one pair for each counterpart, in the interval's order.
@@ -128,9 +133,11 @@ impl Member {
             PartyRef::Client(_) => &interval.trustees,
             PartyRef::Trustee(_) => &interval.clients,
         };
-        let points: Vec<_> =
-            counterparts.iter().filter_map(|member| self.shared(member.index)).collect();
-        Pads::new(points.iter(), &interval.hash())
+        for member in counterparts {
+            let _ = self.share(member.index);
+        }
+        let points = counterparts.iter().filter_map(|member| self.shared.get(&member.index));
+        Pads::new(points.map(|point| &**point), &interval.hash())
     }
 
     /// Checks an interval for this party: signatures, its own nonce, nobody convicted.

@@ -17,6 +17,7 @@ use aes::{
 use aws_lc_rs::hkdf;
 use ctr::{CtrCore, flavors::Ctr128BE};
 use curve25519_dalek::{RistrettoPoint, Scalar};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::dcnet::proof;
 
@@ -38,13 +39,13 @@ impl hkdf::KeyType for KeyLen {
 }
 
 /// HKDF-SHA-256 of a shared point for an interval.
-pub fn derive(shared: &RistrettoPoint, interval: &[u8; 32], purpose: &str) -> [u8; 32] {
-    let mut key = [0; 32];
+pub fn derive(shared: &RistrettoPoint, interval: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
     let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, interval).extract(&proof::bytes(shared));
     let info = [b"cepa dcnet ".as_slice(), purpose.as_bytes()];
     // The length is 32, and HKDF gives up to 8160.
     if let Ok(okm) = secret.expand(&info, KeyLen) {
-        let _ = okm.fill(&mut key);
+        let _ = okm.fill(&mut *key);
     }
     key
 }
@@ -61,7 +62,7 @@ pub struct RoundScalars {
 impl PairKey {
     /// From the pair's shared point.
     pub fn new(shared: &RistrettoPoint, interval: &[u8; 32]) -> Self {
-        Self(Aes256::new(&derive(shared, interval, "pad").into()))
+        Self(Aes256::new((&*derive(shared, interval, "pad")).into()))
     }
 
     fn stream(&self, counter: u64, out: &mut [u8]) {
@@ -113,6 +114,12 @@ pub struct Pads {
     /// One key per counterpart, in the interval's order.
     pub pairs: Vec<PairKey>,
     scratch: Vec<u8>,
+}
+
+impl Drop for Pads {
+    fn drop(&mut self) {
+        self.scratch.zeroize();
+    }
 }
 
 impl Pads {

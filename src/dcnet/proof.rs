@@ -7,9 +7,12 @@
 //! the proof of one of two is that of Cramer, Damgård and Schoenmakers (CRYPTO 1994).
 
 use curve25519_dalek::{
-    RistrettoPoint, Scalar, ristretto::CompressedRistretto, traits::IsIdentity,
+    RistrettoPoint, Scalar,
+    ristretto::CompressedRistretto,
+    traits::{IsIdentity, VartimeMultiscalarMul},
 };
 use rand::Rng;
+use zeroize::Zeroizing;
 
 use crate::dcnet::hash;
 
@@ -38,6 +41,11 @@ fn scalar_at(bytes: &[u8], at: usize) -> Option<Scalar> {
     Scalar::from_canonical_bytes(chunk).into_option()
 }
 
+/// `r B - c P`, of public values only.
+fn opened(r: &Scalar, base: &RistrettoPoint, c: &Scalar, public: &RistrettoPoint) -> RistrettoPoint {
+    RistrettoPoint::vartime_multiscalar_mul([*r, -c], [base, public])
+}
+
 /// Proof of knowing `x` with `P = x B`, bound to a message: possession and signature in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schnorr {
@@ -48,14 +56,14 @@ pub struct Schnorr {
 impl Schnorr {
     /// Signs `message` with `x` on `base`.
     pub fn sign(x: &Scalar, base: &RistrettoPoint, message: &[u8], rng: &mut impl Rng) -> Self {
-        let nonce = hash::random_scalar(rng);
-        let challenge = Self::challenge(base, &(x * base), &(nonce * base), message);
-        Self { challenge, response: nonce + challenge * x }
+        let nonce = Zeroizing::new(hash::random_scalar(rng));
+        let challenge = Self::challenge(base, &(x * base), &(*nonce * base), message);
+        Self { challenge, response: *nonce + challenge * x }
     }
 
     /// Whether `public` on `base` signed `message`.
     pub fn verify(&self, public: &RistrettoPoint, base: &RistrettoPoint, message: &[u8]) -> bool {
-        let commitment = self.response * base - self.challenge * public;
+        let commitment = opened(&self.response, base, &self.challenge, public);
         Self::challenge(base, public, &commitment, message) == self.challenge
     }
 
@@ -90,16 +98,16 @@ pub struct EqualLogs {
 impl EqualLogs {
     /// Proves `S = x Y` for the public key `x G`.
     pub fn prove(x: &Scalar, other: &RistrettoPoint, rng: &mut impl Rng) -> Self {
-        let nonce = hash::random_scalar(rng);
+        let nonce = Zeroizing::new(hash::random_scalar(rng));
         let public = RistrettoPoint::mul_base(x);
         let challenge = Self::challenge(
             &public,
             other,
             &(x * other),
             &RistrettoPoint::mul_base(&nonce),
-            &(nonce * other),
+            &(*nonce * other),
         );
-        Self { challenge, response: nonce + challenge * x }
+        Self { challenge, response: *nonce + challenge * x }
     }
 
     /// Whether `shared` is the Diffie-Hellman point of `public` and `other`.
@@ -109,8 +117,9 @@ impl EqualLogs {
         other: &RistrettoPoint,
         shared: &RistrettoPoint,
     ) -> bool {
-        let first = RistrettoPoint::mul_base(&self.response) - self.challenge * public;
-        let second = self.response * other - self.challenge * shared;
+        let generator = RistrettoPoint::mul_base(&Scalar::ONE);
+        let first = opened(&self.response, &generator, &self.challenge, public);
+        let second = opened(&self.response, other, &self.challenge, shared);
         Self::challenge(public, other, shared, &first, &second) == self.challenge
     }
 
@@ -161,25 +170,26 @@ impl OneOfTwo {
         message: &[u8],
         rng: &mut impl Rng,
     ) -> Self {
-        let nonce = hash::random_scalar(rng);
+        let nonce = Zeroizing::new(hash::random_scalar(rng));
         let other = 1 - known;
         let mut challenges = [Scalar::ZERO; 2];
         let mut responses = [Scalar::ZERO; 2];
         challenges[other] = hash::random_scalar(rng);
         responses[other] = hash::random_scalar(rng);
         let mut commitments = [RistrettoPoint::default(); 2];
-        commitments[known] = nonce * statements[known].base;
+        commitments[known] = *nonce * statements[known].base;
         commitments[other] = responses[other] * statements[other].base
             - challenges[other] * statements[other].public;
         challenges[known] = Self::challenge(statements, &commitments, message) - challenges[other];
-        responses[known] = nonce + challenges[known] * x;
+        responses[known] = *nonce + challenges[known] * x;
         Self { challenges, responses }
     }
 
     /// Whether the prover knows one of the two.
     pub fn verify(&self, statements: &[Statement; 2], message: &[u8]) -> bool {
         let commitments: [RistrettoPoint; 2] = std::array::from_fn(|at| {
-            self.responses[at] * statements[at].base - self.challenges[at] * statements[at].public
+            let Statement { base, public } = &statements[at];
+            opened(&self.responses[at], base, &self.challenges[at], public)
         });
         Self::challenge(statements, &commitments, message)
             == self.challenges[0] + self.challenges[1]

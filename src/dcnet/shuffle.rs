@@ -3,20 +3,12 @@
 //! In: a base and the pseudonym keys on it, a trustee's secret exponent and permutation. Out: a
 //! [`ShuffleStep`]: a new base `c B`, the keys `c X` in another order, and a proof that they are
 //! that and nothing else. Called by: the ceremony (`cepa dcnet config`), and by every party, which
-//! checks every step before it takes part.
-//!
-//! The proof is cut-and-choose: for each of [`ROUNDS`] rounds the prover commits to a shuffle
-//! half way, and a hash of all commitments decides which half is opened. A false step survives
-//! with probability `2^-ROUNDS` per try.
-//!
-//! ```text
-//! (B, X) --c1, p1--> (B', X')        commitment: hash of (B', X')
-//!      \--------- c, p --------> (c B, c X permuted)
-//! ```
+//! checks every step before it takes part. The proof itself is in [`argument`].
 
-use curve25519_dalek::{RistrettoPoint, Scalar, ristretto::RistrettoBasepointTable};
+use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     error::DcnetError,
@@ -25,8 +17,9 @@ use crate::dcnet::{
     proof,
 };
 
-/// Rounds of cut-and-choose.
-pub const ROUNDS: usize = 80;
+mod argument;
+
+use argument::Generators;
 
 /// One trustee's shuffle, as it stands in `pseudonym.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +31,7 @@ pub struct ShuffleStep {
     pub base: Hex<32>,
     /// The keys on it, in their new order.
     pub keys: Vec<Hex<32>>,
-    /// `ROUNDS` commitments of 32 bytes, then as many openings `scalar 32 | permutation`, which
-    /// is a 32-byte seed towards the input or `2 N` bytes towards the output.
+    /// That they are a shuffle: [`proof_len`] bytes.
     #[serde(with = "hex::vec")]
     pub proof: Vec<u8>,
     /// The trustee's Ed25519 signature over the session and this step.
@@ -67,46 +59,9 @@ pub struct KeyList {
     pub keys: Vec<RistrettoPoint>,
 }
 
-/// Multiples of a list's points, for the many products of a proof.
-struct Tables {
-    base: RistrettoBasepointTable,
-    keys: Vec<RistrettoBasepointTable>,
-}
-
-impl Tables {
-    /// `keys[i]` multiplied by `c` at place `order[i]`.
-    fn moved(&self, c: &Scalar, order: &[u16]) -> KeyList {
-        let mut keys = vec![RistrettoPoint::default(); self.keys.len()];
-        for (key, place) in self.keys.iter().zip(order) {
-            keys[usize::from(*place)] = key * c;
-        }
-        KeyList { base: &self.base * c, keys }
-    }
-}
-
-impl KeyList {
-    fn tables(&self) -> Tables {
-        Tables {
-            base: RistrettoBasepointTable::create(&self.base),
-            keys: self.keys.iter().map(RistrettoBasepointTable::create).collect(),
-        }
-    }
-
-    /// A hash of the doubled points, which compress together for one inversion.
-    fn commitment(&self) -> [u8; 32] {
-        let mut points = self.keys.clone();
-        points.push(self.base);
-        let mut all = Vec::with_capacity(points.len() * 32);
-        for point in RistrettoPoint::double_and_compress_batch(&points) {
-            all.extend_from_slice(point.as_bytes());
-        }
-        hash::hash("shuffle commitment", &[&all])
-    }
-}
-
 /// A permutation of `count` places drawn from `seed`.
-fn permutation(seed: &[u8; 32], count: usize) -> Vec<u16> {
-    let mut order: Vec<u16> = (0..count).map(|at| u16::try_from(at).unwrap_or(u16::MAX)).collect();
+fn permutation(seed: &[u8; 32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {
         let draw = hash::hash("permutation", &[seed, &(last as u64).to_be_bytes()]);
         let mut word = [0; 16];
@@ -117,111 +72,31 @@ fn permutation(seed: &[u8; 32], count: usize) -> Vec<u16> {
     order
 }
 
-fn random_seed(rng: &mut impl Rng) -> [u8; 32] {
-    let mut seed = [0; 32];
-    rng.fill_bytes(&mut seed);
-    seed
-}
-
-/// The bits that choose which half is opened.
-fn choices(
-    context: &[u8],
-    input: &KeyList,
-    output: &KeyList,
-    commitments: &[[u8; 32]],
-) -> [u8; 64] {
-    hash::wide(
-        "shuffle challenge",
-        &[context, &input.commitment(), &output.commitment(), &commitments.concat()],
-    )
+/// Bytes of a proof over so many keys.
+pub fn proof_len(keys: usize) -> usize {
+    argument::proof_len(keys)
 }
 
 /// Shuffles `input`; gives the new list and the proof bytes.
 pub fn prove(context: &[u8], input: &KeyList, rng: &mut impl Rng) -> (KeyList, Vec<u8>) {
     let count = input.keys.len();
-    let c = hash::random_scalar(rng);
-    let order = permutation(&random_seed(rng), count);
-    let input_tables = input.tables();
-    let output = input_tables.moved(&c, &order);
-    let halves: Vec<(Scalar, [u8; 32])> =
-        (0..ROUNDS).map(|_| (hash::random_scalar(rng), random_seed(rng))).collect();
-    let orders: Vec<Vec<u16>> = halves.iter().map(|(_, seed)| permutation(seed, count)).collect();
-    let commitments: Vec<[u8; 32]> = halves
-        .iter()
-        .zip(&orders)
-        .map(|((half, _), order)| input_tables.moved(half, order).commitment())
-        .collect();
-    let bits = choices(context, input, &output, &commitments);
-    let mut bytes = commitments.concat();
-    for (round, (half, seed)) in halves.iter().enumerate() {
-        if bits[round / 8] >> (round % 8) & 1 == 0 {
-            bytes.extend_from_slice(half.as_bytes());
-            bytes.extend_from_slice(seed);
-        } else {
-            // From the output back to the half-way list: place order[i] came from orders[i].
-            bytes.extend_from_slice((half * c.invert()).as_bytes());
-            let mut back = vec![0_u16; count];
-            for member in 0..count {
-                back[usize::from(order[member])] = orders[round][member];
-            }
-            for place in back {
-                bytes.extend_from_slice(&place.to_be_bytes());
-            }
-        }
+    let c = Zeroizing::new(hash::random_scalar(rng));
+    let mut seed = Zeroizing::new([0; 32]);
+    rng.fill_bytes(&mut *seed);
+    let places = Zeroizing::new(permutation(&seed, count));
+    let mut keys = vec![RistrettoPoint::default(); count];
+    for (key, place) in input.keys.iter().zip(places.iter()) {
+        keys[*place] = *c * key;
     }
-    (output, bytes)
+    let output = KeyList { base: *c * input.base, keys };
+    let secrets = argument::Secrets { c: &c, places: &places };
+    let proof = argument::prove(context, &Generators::new(count), input, &output, &secrets, rng);
+    (output, proof)
 }
 
 /// Whether `output` is a shuffle of `input`.
 pub fn verify(context: &[u8], input: &KeyList, output: &KeyList, proof: &[u8]) -> bool {
-    verify_inner(context, input, output, proof).is_some()
-}
-
-fn verify_inner(context: &[u8], input: &KeyList, output: &KeyList, proof: &[u8]) -> Option<()> {
-    let count = input.keys.len();
-    if output.keys.len() != count || count == 0 {
-        return None;
-    }
-    let (table, mut rest) = proof.split_at_checked(ROUNDS * 32)?;
-    let commitments: Vec<[u8; 32]> =
-        table.chunks_exact(32).map(|chunk| chunk.try_into().ok()).collect::<Option<_>>()?;
-    let bits = choices(context, input, output, &commitments);
-    let (input_tables, output_tables) = (input.tables(), output.tables());
-    for (round, commitment) in commitments.iter().enumerate() {
-        let opened_first = bits[round / 8] >> (round % 8) & 1 == 0;
-        let (entry, tail) = rest.split_at_checked(32 + tail_len(opened_first, count))?;
-        rest = tail;
-        let scalar: [u8; 32] = entry[..32].try_into().ok()?;
-        let scalar = Scalar::from_canonical_bytes(scalar).into_option()?;
-        if scalar == Scalar::ZERO {
-            return None;
-        }
-        let half = if opened_first {
-            let seed: [u8; 32] = entry[32..].try_into().ok()?;
-            input_tables.moved(&scalar, &permutation(&seed, count))
-        } else {
-            let order: Vec<u16> = entry[32..]
-                .chunks_exact(2)
-                .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
-                .collect();
-            let mut seen = vec![false; count];
-            for place in &order {
-                let place = seen.get_mut(usize::from(*place))?;
-                if std::mem::replace(place, true) {
-                    return None;
-                }
-            }
-            output_tables.moved(&scalar, &order)
-        };
-        if half.commitment() != *commitment {
-            return None;
-        }
-    }
-    rest.is_empty().then_some(())
-}
-
-fn tail_len(opened_first: bool, count: usize) -> usize {
-    if opened_first { 32 } else { 2 * count }
+    argument::verify(context, &Generators::new(input.keys.len()), input, output, proof)
 }
 
 /// Checks every step from the members' keys on; gives the final base and slot keys.
@@ -234,6 +109,7 @@ pub fn verify_all(
     steps: &[ShuffleStep],
 ) -> Result<KeyList, DcnetError> {
     let mut list = KeyList { base: RistrettoPoint::mul_base(&Scalar::ONE), keys: members.to_vec() };
+    let generators = Generators::new(members.len());
     for step in steps {
         let bad = || DcnetError::BadProof { what: "the shuffle", who: step.trustee.to_string() };
         let next = KeyList {
@@ -245,7 +121,8 @@ pub fn verify_all(
                 .collect::<Option<Vec<_>>>()
                 .ok_or_else(bad)?,
         };
-        if !verify(&step_context(context, &step.trustee), &list, &next, &step.proof) {
+        let context = step_context(context, &step.trustee);
+        if !argument::verify(&context, &generators, &list, &next, &step.proof) {
             return Err(bad());
         }
         list = next;
@@ -274,16 +151,20 @@ mod tests {
     #[test]
     fn an_honest_shuffle_verifies_and_keeps_the_owners() {
         let mut rng = StdRng::seed_from_u64(1);
-        let secrets: Vec<Scalar> = (0..7).map(|_| hash::random_scalar(&mut rng)).collect();
-        let input = KeyList {
-            base: RistrettoPoint::mul_base(&Scalar::ONE),
-            keys: secrets.iter().map(RistrettoPoint::mul_base).collect(),
-        };
-        let (output, proof) = prove(b"session", &input, &mut rng);
-        assert!(verify(b"session", &input, &output, &proof));
-        assert!(!verify(b"another", &input, &output, &proof));
-        for secret in secrets {
-            assert_eq!(output.keys.iter().filter(|key| **key == secret * output.base).count(), 1);
+        for count in [1, 2, 7, 40] {
+            let secrets: Vec<Scalar> = (0..count).map(|_| hash::random_scalar(&mut rng)).collect();
+            let input = KeyList {
+                base: RistrettoPoint::mul_base(&Scalar::ONE),
+                keys: secrets.iter().map(RistrettoPoint::mul_base).collect(),
+            };
+            let (output, proof) = prove(b"session", &input, &mut rng);
+            assert_eq!(proof.len(), proof_len(count));
+            assert!(verify(b"session", &input, &output, &proof));
+            assert!(!verify(b"another", &input, &output, &proof));
+            for secret in secrets {
+                let own = secret * output.base;
+                assert_eq!(output.keys.iter().filter(|key| **key == own).count(), 1);
+            }
         }
     }
 
@@ -301,11 +182,9 @@ mod tests {
         let mut dropped = output.clone();
         dropped.keys.pop();
         assert!(!verify(b"s", &input, &dropped, &proof));
-        // A prover who shuffles honestly half way but swaps a key at the end is caught as well.
-        let mut cheat = input.clone();
-        cheat.keys[0] = RistrettoPoint::mul_base(&hash::random_scalar(&mut rng));
-        let (bad, bad_proof) = prove(b"s", &cheat, &mut rng);
-        assert!(!verify(b"s", &input, &bad, &bad_proof));
+        let mut rebased = output.clone();
+        rebased.base += rebased.base;
+        assert!(!verify(b"s", &input, &rebased, &proof));
     }
 
     #[test]
@@ -313,14 +192,16 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(3);
         let input = list(3, &mut rng);
         let (output, proof) = prove(b"s", &input, &mut rng);
-        for cut in [0, 1, 31, 2560, 2600, proof.len() - 1] {
+        for cut in [0, 1, 31, 96, 256, proof.len() - 1] {
             assert!(!verify(b"s", &input, &output, &proof[..cut]));
         }
-        // Commitments and the first scalar; another seed may well draw the same permutation.
-        for at in (0..ROUNDS * 32 + 32).step_by(31) {
+        assert!(!verify(b"s", &input, &output, &[proof.as_slice(), &[0]].concat()));
+        for at in (0..proof.len()).step_by(13) {
             let mut bent = proof.clone();
             bent[at] ^= 0x40;
             assert!(!verify(b"s", &input, &output, &bent), "bent at {at}");
         }
+        let empty = KeyList { base: input.base, keys: Vec::new() };
+        assert!(!verify(b"s", &empty, &empty, &[0; 288]));
     }
 }

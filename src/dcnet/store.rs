@@ -85,6 +85,19 @@ pub fn session_file(id: &hex::Hex<32>, session: &hex::Hex<32>) -> String {
     format!("{id}-{}.json", &session.to_string()[..16])
 }
 
+/// The name of what a party must not forget within a session.
+pub fn memory_file(id: &hex::Hex<32>, session: &hex::Hex<32>) -> String {
+    format!("{id}-{}-memory.json", &session.to_string()[..16])
+}
+
+/// Reads what the program before has left; nothing if there was none.
+///
+/// # Errors
+/// As [`load_private`], but for a file that is not there.
+pub fn load_memory<T: DeserializeOwned + Default>(path: &Path) -> Result<T, DcnetError> {
+    if path.exists() { load_private(path) } else { Ok(T::default()) }
+}
+
 /// Writes everything `cepa dcnet config` makes.
 ///
 /// # Errors

@@ -21,30 +21,23 @@ use rand::Rng;
 use crate::dcnet::{
     blame::{self, Blamed},
     error::DcnetError,
-    interval::{Interval, SignedInterval},
-    member::{self, Chain, Member},
+    interval::Interval,
+    member::Member,
+    memory::TrusteeMemory,
     message::{self, Reader, Share, kind},
-    pads::Pads,
+    part::{self, Own, Part},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Rounds a relay may ask for at once, whatever it says.
 const AHEAD_MAX: u64 = 8192;
 
-struct Running {
-    signed: SignedInterval,
-    hash: [u8; 32],
-    pads: Pads,
-    chain: Chain,
-    round: u64,
-}
-
 /// A trustee's state.
 pub struct Trustee {
     /// Identity and keys.
     pub member: Member,
-    running: Option<Running>,
-    next: Option<Running>,
+    running: Option<Part>,
+    next: Option<Part>,
     last_signed: u32,
     last_number: u32,
     last_clients: BTreeSet<u16>,
@@ -52,6 +45,8 @@ pub struct Trustee {
     answers: blame::Answerer,
     out: Vec<u8>,
     verdicts: VecDeque<Blamed>,
+    /// What the next program has to know has changed.
+    changed: bool,
 }
 
 impl Trustee {
@@ -68,7 +63,30 @@ impl Trustee {
             answers: blame::Answerer::default(),
             out: Vec::new(),
             verdicts: VecDeque::new(),
+            changed: false,
         }
+    }
+
+    /// What the next program has to know, if it has changed: to be kept before
+    /// [`Trustee::poll_transmit`] has left. `unix` is the time in Unix seconds.
+    pub fn poll_memory(&mut self, now: Instant, unix: u64) -> Option<TrusteeMemory> {
+        std::mem::take(&mut self.changed).then(|| TrusteeMemory {
+            members: self.last_clients.clone(),
+            removals: self
+                .removals
+                .iter()
+                .map(|at| unix.saturating_sub(now.saturating_duration_since(*at).as_secs()))
+                .collect(),
+            convicted: self.member.convicted.clone(),
+        })
+    }
+
+    /// Takes over what the program before has left.
+    pub fn recall(&mut self, memory: TrusteeMemory, now: Instant, unix: u64) {
+        let ago = |at: &u64| now.checked_sub(Duration::from_secs(unix.saturating_sub(*at)));
+        self.removals = memory.removals.iter().map(|at| ago(at).unwrap_or(now)).collect();
+        self.last_clients = memory.members;
+        self.member.convicted = memory.convicted;
     }
 
     /// Starts over for a new link. Who was removed and who was convicted is not forgotten: a relay
@@ -144,6 +162,7 @@ impl Trustee {
             log::info!("interval {} goes on without client {client}", interval.number);
             self.removals.push_back(now);
         }
+        self.changed |= self.last_clients != clients;
         self.last_clients = clients;
         self.last_signed = interval.number;
         let signature = self.member.identity.sign("interval", &interval.to_bytes());
@@ -152,21 +171,10 @@ impl Trustee {
     }
 
     fn handle_interval(&mut self, body: &[u8]) -> Result<(), DcnetError> {
-        let (_, signed) = member::parse_interval(body)?;
-        let number = signed.interval.number;
-        if number <= self.last_number {
-            return Err(DcnetError::malformed(
-                "INTERVAL",
-                format!("a number above {}", self.last_number),
-                number.to_string(),
-            ));
-        }
-        self.member.check_interval(&signed)?;
-        let hash = signed.interval.hash();
-        let pads = self.member.pads(&signed.interval);
-        self.next = Some(Running { pads, chain: Chain::new(&hash), hash, signed, round: 0 });
-        self.last_number = number;
-        message::frame(&mut self.out, kind::READY, &[&number.to_be_bytes()]);
+        let (_, part) = self.member.prepare(body, self.last_number)?;
+        self.last_number = part.number();
+        self.next = Some(part);
+        message::frame(&mut self.out, kind::READY, &[&self.last_number.to_be_bytes()]);
         Ok(())
     }
 
@@ -174,16 +182,11 @@ impl Trustee {
         let mut reader = Reader::new("CREDIT", body);
         let (number, until) = (reader.u32()?, reader.u64()?);
         reader.end()?;
-        if let Some(next) = self.next.take_if(|next| next.signed.interval.number == number) {
+        if let Some(next) = self.next.take_if(|next| next.number() == number) {
             self.running = Some(next);
         }
-        let Some(running) = &mut self.running else {
-            return Err(DcnetError::OutOfPlace {
-                what: "CREDIT".into(),
-                state: "no interval runs".into(),
-            });
-        };
-        if running.signed.interval.number != number {
+        let Some(running) = &mut self.running else { return Err(part::no_interval("CREDIT")) };
+        if running.number() != number {
             return Ok(());
         }
         if until.saturating_sub(running.round) > AHEAD_MAX {
@@ -199,13 +202,7 @@ impl Trustee {
             let sums = running.pads.apply(round, &mut pad);
             let share =
                 Share { number, round, requests: sums.request, slot: Some((sums.slot, &pad)) };
-            running.chain.send(
-                kind::PAD,
-                &share,
-                &running.hash,
-                &self.member.identity,
-                &mut self.out,
-            );
+            running.send(kind::PAD, &share, &self.member, &mut self.out);
             running.round += 1;
         }
         Ok(())
@@ -213,36 +210,21 @@ impl Trustee {
 
     fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
         let ask = blame::Ask::parse(body)?;
-        let Some(running) = &self.running else {
-            return Err(DcnetError::OutOfPlace {
-                what: "ASK".into(),
-                state: "no interval runs".into(),
-            });
-        };
+        let Some(running) = &self.running else { return Err(part::no_interval("ASK")) };
         let view =
             blame::View::of_trustee(&self.member.group, &running.signed.interval, &running.hash);
-        let mut secrets = blame::Secrets {
-            me: self.member.me,
-            identity: &self.member.identity,
-            secret: &self.member.secret,
-            pads: &running.pads,
-            owner: None,
-            own_key: Scalar::ZERO,
-        };
-        if let Some(answer) = self.answers.answer(&ask, &view, &mut secrets, rng)? {
-            message::frame(&mut self.out, kind::ANSWER, &[&answer]);
-        }
-        Ok(())
+        let answers = &mut self.answers;
+        let own = Own { view, owner: None, key: Scalar::ZERO };
+        running.answer(&ask, &self.member, &own, answers, rng, &mut self.out)
     }
 
     fn handle_verdict(&mut self, body: &[u8]) -> Result<(), DcnetError> {
         let Some(running) = &self.running else { return Ok(()) };
         let view =
             blame::View::of_trustee(&self.member.group, &running.signed.interval, &running.hash);
-        let blamed = blame::Case::parse(body)?.judge(&view)?;
-        if let Blamed::Party(party) = blamed {
-            self.member.convicted.push(party);
-        }
+        let blamed = self.member.judge(body, &view)?;
+        self.member.convict(blamed);
+        self.changed = true;
         self.verdicts.push_back(blamed);
         Ok(())
     }

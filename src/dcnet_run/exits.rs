@@ -1,23 +1,36 @@
 //! What stands behind a relay: a SOCKS5 server, or an echo.
 //!
-//! In: TCP connections of the relay. Out: connections to the world (RFC 1928, CONNECT without
-//! authentication), or the same bytes back. Called by: `cepa dcnet socks5|echo`.
+//! In: TCP connections of the relay. Out: connections to the world (RFC 1928, CONNECT; the parser
+//! is that of [`crate::client::socks`]), or the same bytes back.
+//! Called by: `cepa dcnet socks5|echo`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
-use anyhow::{Context, bail};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream, lookup_host},
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
-use crate::dcnet_run::dial::accept;
+use anyhow::{Context, anyhow, bail};
+use tokio::{
+    io::{AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream, lookup_host},
+    time::timeout,
+};
 
-const SUCCEEDED: u8 = 0;
-const FAILED: u8 = 1;
-const NOT_ALLOWED: u8 = 2;
-const HOST_UNREACHABLE: u8 = 4;
-const COMMAND_UNKNOWN: u8 = 7;
+use crate::{
+    client::{
+        Host,
+        socks::{
+            Stop,
+            message::{self, LOGIN_ACCEPTED, Method, Read, Refusal, Reply, Request},
+            read_message,
+        },
+    },
+    dcnet_run::dial::accept,
+};
+
+/// How long a client may take until its request is whole.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Sends everything back, for ever.
 pub async fn run_echo(listener: TcpListener) {
@@ -44,67 +57,77 @@ pub async fn run_socks(listener: TcpListener, allow_private: bool) {
     }
 }
 
-async fn reply(stream: &mut TcpStream, code: u8) -> std::io::Result<()> {
-    stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await
+/// Sends the reply and gives the reason for the log.
+async fn refuse(stream: &mut TcpStream, reply: Reply, why: String) -> anyhow::Error {
+    let _ = stream.write_all(&Refusal::Reply(reply).emit()).await;
+    anyhow!(why)
+}
+
+/// What the client asks for, after its greeting; whoever logs in is let in.
+async fn request(stream: &mut TcpStream) -> Result<Request, Stop> {
+    let method = read_message(stream, Method::choose).await?;
+    stream.write_all(&method.emit()).await?;
+    match method {
+        Method::Nobody => {}
+        Method::Login => {
+            let parse = |bytes: &[u8]| {
+                Ok(match message::parse_login(bytes)? {
+                    Read::Missing(count) => Read::Missing(count),
+                    Read::Whole(_) => Read::Whole(()),
+                })
+            };
+            read_message(stream, parse).await?;
+            stream.write_all(&LOGIN_ACCEPTED).await?;
+        }
+        Method::None => return Err(Stop::Refused(Refusal::Silence)),
+    }
+    read_message(stream, Request::parse).await
 }
 
 async fn serve(mut stream: TcpStream, allow_private: bool) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    let (version, methods) = (stream.read_u8().await?, stream.read_u8().await?);
-    if version != 5 {
-        bail!("expected SOCKS version 5, got {version}");
-    }
-    let mut offered = vec![0; usize::from(methods)];
-    stream.read_exact(&mut offered).await?;
-    if !offered.contains(&0) {
-        stream.write_all(&[5, 0xff]).await?;
-        bail!("the client insists on authentication");
-    }
-    stream.write_all(&[5, 0]).await?;
-    let mut request = [0; 4];
-    stream.read_exact(&mut request).await?;
-    let host = match request[3] {
-        1 => IpAddr::from(Ipv4Addr::from(stream.read_u32().await?)).to_string(),
-        4 => format!("[{}]", std::net::Ipv6Addr::from(stream.read_u128().await?)),
-        3 => {
-            let len = stream.read_u8().await?;
-            let mut name = vec![0; usize::from(len)];
-            stream.read_exact(&mut name).await?;
-            String::from_utf8(name).context("the host name")?
+    let target = match timeout(HANDSHAKE, request(&mut stream)).await.context("the request")? {
+        Ok(Request::Connect(target)) => target,
+        Ok(Request::Associate(_)) => {
+            let why = "only CONNECT is served, got UDP ASSOCIATE".into();
+            return Err(refuse(&mut stream, Reply::UnknownCommand, why).await);
         }
-        other => {
-            reply(&mut stream, FAILED).await?;
-            bail!("unknown address type {other}");
+        Err(Stop::Gone) => bail!("the client went away"),
+        Err(Stop::Refused(refusal)) => {
+            stream.write_all(&refusal.emit()).await?;
+            bail!("expected a SOCKS5 request, got one that is refused: {refusal:?}");
         }
     };
-    let port = stream.read_u16().await?;
-    if request[1] != 1 {
-        reply(&mut stream, COMMAND_UNKNOWN).await?;
-        bail!("only CONNECT is served, got command {}", request[1]);
-    }
-    let addresses: Vec<SocketAddr> = match lookup_host(format!("{host}:{port}")).await {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => {
-            reply(&mut stream, HOST_UNREACHABLE).await?;
-            return Err(error).context("looking up the host");
-        }
+    let addresses: Vec<SocketAddr> = match target.host {
+        Host::Address(ip) => vec![(ip, target.port).into()],
+        Host::Name(name) => match lookup_host((name, target.port)).await {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => {
+                let why = format!("the host is not found: {error}");
+                return Err(refuse(&mut stream, Reply::HostUnreachable, why).await);
+            }
+        },
     };
     let allowed: Vec<SocketAddr> =
         addresses.into_iter().filter(|a| allow_private || is_public(a.ip())).collect();
     if allowed.is_empty() {
-        reply(&mut stream, NOT_ALLOWED).await?;
-        bail!("the destination is private; --allow-private lets it through");
+        let why = "the destination is private; --allow-private lets it through".into();
+        return Err(refuse(&mut stream, Reply::NotAllowed, why).await);
     }
     match TcpStream::connect(allowed.as_slice()).await {
-        Ok(mut target) => {
-            target.set_nodelay(true)?;
-            reply(&mut stream, SUCCEEDED).await?;
-            copy_bidirectional(&mut stream, &mut target).await?;
+        Ok(mut remote) => {
+            remote.set_nodelay(true)?;
+            stream.write_all(&Reply::Succeeded.emit(([0, 0, 0, 0], 0).into())).await?;
+            copy_bidirectional(&mut stream, &mut remote).await?;
             Ok(())
         }
         Err(error) => {
-            reply(&mut stream, HOST_UNREACHABLE).await?;
-            Err(error).context("connecting")
+            let reply = match error.kind() {
+                io::ErrorKind::ConnectionRefused => Reply::Refused,
+                io::ErrorKind::NetworkUnreachable => Reply::NetworkUnreachable,
+                _ => Reply::HostUnreachable,
+            };
+            Err(refuse(&mut stream, reply, format!("connecting: {error}")).await)
         }
     }
 }

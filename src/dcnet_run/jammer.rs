@@ -27,7 +27,7 @@ use crate::{
 pub async fn run(
     secrets: Secrets,
     slot: u16,
-    pseudonym: curve25519_dalek::Scalar,
+    pseudonym: zeroize::Zeroizing<curve25519_dalek::Scalar>,
     jam: Arc<std::sync::atomic::AtomicBool>,
 ) -> anyhow::Result<()> {
     let member = secrets.member();

@@ -8,6 +8,7 @@ pub mod dial;
 pub mod exits;
 pub mod hub;
 pub mod jammer;
+pub mod keeper;
 pub mod link;
 pub mod page;
 pub mod party;

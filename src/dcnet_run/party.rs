@@ -14,7 +14,12 @@ use std::{
 use anyhow::Context;
 use curve25519_dalek::Scalar;
 use rand::Rng;
-use tokio::{net::TcpListener, task::spawn_local, time::sleep};
+use tokio::{
+    net::TcpListener,
+    task::{spawn_blocking, spawn_local},
+    time::sleep,
+};
+use zeroize::Zeroizing;
 
 use crate::{
     dcnet::{
@@ -30,6 +35,7 @@ use crate::{
     },
     dcnet_run::{
         dial::{accept, dial},
+        keeper::{Keeper, unix_time},
         link::{HELLO, Link},
         pipe::{self, Hooks, Pipe},
     },
@@ -47,7 +53,7 @@ pub struct Secrets {
     /// Its identity.
     pub identity: Arc<Identity>,
     /// Its session secret.
-    pub secret: Scalar,
+    pub secret: Zeroizing<Scalar>,
     /// Added to every message of the relay: for benches of distant groups.
     pub delay: Duration,
 }
@@ -61,7 +67,7 @@ impl Secrets {
             Arc::clone(&self.group),
             self.me,
             Arc::clone(&self.identity),
-            self.secret,
+            self.secret.clone(),
             nonce,
         )
     }
@@ -130,8 +136,10 @@ fn each_message(
 ///
 /// # Errors
 /// When the relay cannot be reached.
-pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
+pub async fn run_trustee(secrets: Secrets, keeper: Keeper) -> anyhow::Result<()> {
     let mut trustee = Trustee::new(secrets.member());
+    trustee.recall(keeper.load()?, Instant::now(), unix_time());
+    let mut state = 0;
     loop {
         let link = secrets.link(trustee.member.nonce).await?;
         log::info!("{} has its link to the relay", secrets.me);
@@ -141,6 +149,10 @@ pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
             each_message(plain, |kind, body| {
                 trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
             })?;
+            if let Some(memory) = trustee.poll_memory(Instant::now(), unix_time()) {
+                state += 1;
+                keeper.keep(state, &memory)?;
+            }
             trustee.poll_transmit(&mut out);
             sending.send(&out);
             out.clear();
@@ -150,9 +162,23 @@ pub async fn run_trustee(secrets: Secrets) -> anyhow::Result<()> {
             Ok(())
         })
         .await;
+        let ended = unless_fatal(ended)?;
         report_end(&ended);
         sleep(PAUSE).await;
         trustee.rejoin(secrets.member());
+    }
+}
+
+/// A party does not go back to a relay that equivocates, and does not go on without its memory.
+fn unless_fatal(ended: anyhow::Result<()>) -> anyhow::Result<anyhow::Result<()>> {
+    match ended.as_ref().err().and_then(|error| error.downcast_ref()) {
+        Some(DcnetError::Equivocation { .. }) => {
+            Err(ended.context("this party does not go back to such a relay").unwrap_err())
+        }
+        Some(DcnetError::Config { .. }) => {
+            Err(ended.context("this party must not forget what it has seen").unwrap_err())
+        }
+        _ => Ok(ended),
     }
 }
 
@@ -164,6 +190,11 @@ fn report_end(ended: &anyhow::Result<()>) {
 
 struct ClientHub {
     client: Client,
+    keeper: Arc<Keeper>,
+    /// What is in the keeper's file, or on its way there.
+    state: u64,
+    /// The file says that the pseudonym may speak in the sets there are now.
+    may_speak: bool,
     link: Option<Rc<Link>>,
     pipes: HashMap<u32, Rc<Pipe>>,
     joined: Instant,
@@ -181,7 +212,7 @@ impl ClientHub {
 
     /// Hands over what the core has for the link first, and then what only this client has: how
     /// long that takes depends on whose slot it was, and the relay must not see it.
-    fn drain(&mut self) {
+    fn drain(&mut self) -> Result<(), DcnetError> {
         self.client.poll_transmit(&mut self.out);
         if let Some(link) = &self.link {
             link.send(&self.out);
@@ -221,6 +252,12 @@ impl ClientHub {
                 ClientEvent::Resumed(left) => {
                     log::info!("{left} members are back: the pseudonym speaks again");
                 }
+                ClientEvent::Remember => {
+                    self.may_speak = !self.pipes.is_empty();
+                    self.state += 1;
+                    let memory = self.client.memory(self.may_speak);
+                    self.keeper.keep(self.state, &memory)?;
+                }
                 ClientEvent::Garbled => {
                     log::error!(
                         "the relay sent this pseudonym what no honest relay sends; its connections \
@@ -239,6 +276,7 @@ impl ClientHub {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -275,9 +313,32 @@ impl Hooks for LocalHooks {
     }
 }
 
+/// Before a connection is opened, the file says in which sets it may speak. Another thread writes
+/// it, as the relay is not to see from late answers who does that.
+async fn may_speak(hub: &Rc<RefCell<ClientHub>>) -> anyhow::Result<()> {
+    loop {
+        let (keeper, state, memory) = {
+            let mut hub = hub.borrow_mut();
+            if hub.may_speak {
+                return Ok(());
+            }
+            hub.state += 1;
+            (Arc::clone(&hub.keeper), hub.state, hub.client.memory(true))
+        };
+        spawn_blocking(move || keeper.keep(state, &memory)).await??;
+        let mut hub = hub.borrow_mut();
+        // An interval may have begun meanwhile.
+        hub.may_speak |= hub.state == state;
+    }
+}
+
 async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
     loop {
         let (stream, _) = accept(&listener, "a local connection").await;
+        if let Err(error) = may_speak(&hub).await {
+            log::error!("a local connection was closed: {error:#}");
+            continue;
+        }
         let Some(conn) = hub.borrow_mut().client.open() else {
             log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
             continue;
@@ -300,11 +361,17 @@ async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
 pub async fn run_client(
     secrets: Secrets,
     slot: u16,
-    pseudonym: Scalar,
+    pseudonym: Zeroizing<Scalar>,
     listener: TcpListener,
+    keeper: Keeper,
 ) -> anyhow::Result<()> {
+    let mut client = Client::new(secrets.member(), slot, pseudonym, &mut rand::rng());
+    client.recall(keeper.load()?);
     let hub = Rc::new(RefCell::new(ClientHub {
-        client: Client::new(secrets.member(), slot, pseudonym, &mut rand::rng()),
+        client,
+        keeper: Arc::new(keeper),
+        state: 0,
+        may_speak: false,
         link: None,
         pipes: HashMap::new(),
         joined: Instant::now(),
@@ -325,15 +392,10 @@ pub async fn run_client(
             each_message(plain, |kind, body| {
                 hub.client.handle_message(kind, body, &mut rand::rng())
             })?;
-            hub.drain();
-            Ok(())
+            hub.drain()
         })
         .await;
-        if let Err(error) = &ended
-            && let Some(DcnetError::Equivocation { .. }) = error.downcast_ref()
-        {
-            return ended.context("this client does not go back to such a relay");
-        }
+        let ended = unless_fatal(ended)?;
         report_end(&ended);
         {
             let mut hub = hub.borrow_mut();

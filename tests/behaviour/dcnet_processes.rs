@@ -75,6 +75,73 @@ fn of_24_connections_one_that_is_not_read_disturbs_nobody() {
     group.await_status(|status| status["connections"] == 0);
 }
 
+/// A client that is stopped holds the others up until it is left out; when it goes on, it is back.
+#[test]
+fn a_stopped_client_is_left_out_within_a_second_and_comes_back() {
+    let group = Group::new(4, 2);
+    let mut stream = group.connect(0);
+    let mut longest = Duration::ZERO;
+    let mut echo_for = |time: Duration, stream: &mut std::net::TcpStream| {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let (start, mut back) = (Instant::now(), [0; 100]);
+            stream.write_all(&[7; 100]).unwrap();
+            stream.read_exact(&mut back).unwrap();
+            longest = longest.max(start.elapsed());
+        }
+        longest
+    };
+    echo_for(Duration::from_secs(1), &mut stream);
+    group.signal(3, "STOP");
+    let longest = echo_for(Duration::from_secs(2), &mut stream);
+    let members = |count| move |status: &Value| status["members"].as_array().unwrap().len() == count;
+    group.await_status(members(3));
+    group.signal(3, "CONT");
+    group.await_status(members(4));
+    println!("the longest echo took {} ms", longest.as_millis());
+    assert!(longest > Duration::from_millis(300) && longest < Duration::from_secs(2), "{longest:?}");
+}
+
+/// What a program has seen is in a file of its own, which the next one reads.
+#[test]
+fn a_client_started_again_knows_whom_it_has_spoken_among() {
+    let mut group = Group::new(3, 1);
+    echo(group.connect(0), b"among three");
+    let file = group
+        .path()
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with(&group.clients[0]) && name.ends_with("-memory.json")
+        })
+        .unwrap();
+    let memory: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(memory["spoken"], serde_json::json!([0, 1, 2]));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Among strangers it does not speak, whatever the relay says the set is.
+    group.kill(0);
+    let strangers = serde_json::json!({"spoken": [0, 61, 62], "convicted": []});
+    std::fs::write(&file, strangers.to_string()).unwrap();
+    group.start(0);
+    group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+    let mut stream = group.connect(0);
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(b"not to be heard").unwrap();
+    assert!(stream.read(&mut [0]).is_err());
+    // A file that says something else is named.
+    group.kill(0);
+    std::fs::write(&file, "{}").unwrap();
+    let own = group.path().join(format!("{}.json", group.clients[0]));
+    let port = group.first_port.to_string();
+    let mut again = cepa(&["client", "-p", &port]);
+    let output = again.arg(group.path()).arg(own).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("-memory.json: convicted"), "{said}");
+}
+
 fn free_echo() -> (u16, processes::Running) {
     let port = processes::free_port();
     let child = processes::quiet(&mut cepa(&["echo", "-p", &port.to_string()]));
@@ -103,7 +170,7 @@ fn curl_and_chromium_through_a_client_and_the_page_of_the_relay() {
         cepa(&["socks5", "--allow-private", "--listen", &format!("127.0.0.1:{port}")])
     });
     let proxy = format!("127.0.0.1:{}", group.first_port);
-    let url = format!("http://localhost:{site}/");
+    let url = format!("http://127.0.0.1:{site}/");
     let output =
         tool("curl", &["-sS", "-m", "30", "--socks5-hostname", &proxy, &url]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "<h1>behind the DC-net</h1>");

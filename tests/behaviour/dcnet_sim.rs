@@ -330,6 +330,12 @@ fn a_set_too_small_is_refused_and_an_intersection_too_small_silences() {
     net.say(0, b"nor now");
     net.run(SECOND / 2);
     assert_eq!(heard(&net), before);
+    // Nor does the end of its program.
+    net.restart(PartyRef::Client(0));
+    net.run(SECOND / 2);
+    net.say(0, b"nor with a new program");
+    net.run(SECOND / 2);
+    assert_eq!(heard(&net), before);
     for back in [1, 2] {
         net.join(PartyRef::Client(back));
         net.run(SECOND / 2);
@@ -400,6 +406,61 @@ fn an_open_slot_is_never_seen_to_be_idle() {
     assert_eq!(net.relay.status().counters.cells, 1, "idle cells are no data");
 }
 
+/// The longest time in which nothing came out at the exit, until so many bytes have.
+fn longest_pause(net: &mut Net, bytes: usize) -> Duration {
+    let (mut last, mut longest) = ((net.now, 0), Duration::ZERO);
+    let done = net.run_until(20 * SECOND, |net| {
+        let total: usize = net.exits.values().map(Vec::len).sum();
+        longest = longest.max(net.now - last.0);
+        if total > last.1 {
+            last = (net.now, total);
+        }
+        total >= bytes
+    });
+    assert!(done, "{:?}", net.relay.status());
+    longest
+}
+
+#[test]
+fn a_hung_client_or_two_hold_the_others_up_for_half_a_second() {
+    for hung in [&[3][..], &[3, 4]] {
+        let mut net = Net::full(5, 2, 16);
+        net.say(0, &pattern(60_000, 1));
+        net.run(SECOND / 50);
+        hung.iter().for_each(|at| net.hang(PartyRef::Client(*at)));
+        let longest = longest_pause(&mut net, 60_000);
+        assert!(longest < Duration::from_millis(600), "{longest:?}");
+        let out: Vec<PartyRef> = net.disconnected.iter().map(|(party, _)| *party).collect();
+        assert_eq!(out, hung.iter().map(|at| PartyRef::Client(*at)).collect::<Vec<_>>());
+    }
+}
+
+/// A path that takes long is no hung party, and neither is one that waits for a relay which was
+/// itself stopped.
+#[test]
+fn who_is_far_away_has_more_time_and_a_relay_that_was_stopped_leaves_nobody_out() {
+    let mut net = Net::full(4, 2, 17);
+    net.delay = Duration::from_millis(60);
+    net.echo = true;
+    net.say(0, &pattern(20_000, 1));
+    net.run(3 * SECOND);
+    net.hang(PartyRef::Client(3));
+    net.run(SECOND / 2);
+    net.resume(PartyRef::Client(3));
+    net.run(SECOND / 2);
+    assert_eq!(net.disconnected, []);
+    net.delay = Duration::from_micros(100);
+    net.run(20 * SECOND);
+    net.say(1, &pattern(20_000, 1));
+    net.run(SECOND / 100);
+    let late = net.now + 5 * SECOND;
+    let Net { relay, rng, .. } = &mut net;
+    relay.handle_timeout(late, rng);
+    net.now = late;
+    net.run(SECOND);
+    assert_eq!(net.disconnected, []);
+}
+
 /// Slots that speak without end do not keep the others from their turns: a member whose requests
 /// are jammed is heard all the same.
 #[test]
@@ -433,6 +494,12 @@ fn a_relay_cannot_leave_out_more_members_than_the_trustees_allow() {
         let trustee = PartyRef::Trustee(at);
         assert!(matches!(net.node(trustee).error, Some(DcnetError::Malformed { .. })));
         net.revive(trustee);
+    }
+    net.run(SECOND / 2);
+    assert_eq!(net.relay.status().interval, None);
+    // Nor by having them started again.
+    for at in 0..2 {
+        net.restart(PartyRef::Trustee(at));
     }
     net.run(SECOND / 2);
     assert_eq!(net.relay.status().interval, None);

@@ -148,6 +148,7 @@ fn kernel_exits() {
     crate::names::all(&stage);
     crate::refusals::malformed(&stage);
     crate::programs::all(&stage);
+    crate::dcnet::leaves_through_the_circuit(&stage);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
 mod behaviour;
+mod dcnet;
 mod names;
 mod outcome;
 mod programs;

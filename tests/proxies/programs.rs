@@ -7,7 +7,7 @@ use crate::{
     stage::{HTTP, SOCKS, Stage},
 };
 
-fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output

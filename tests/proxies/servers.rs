@@ -129,7 +129,11 @@ fn web(mut stream: TcpStream) -> std::io::Result<()> {
         let text = String::from_utf8_lossy(&head).into_owned();
         let path = text.split_whitespace().nth(1).unwrap_or("/");
         let path = path.split('?').next().unwrap_or("/");
-        let (status, body) = match page(path) {
+        let body = match path {
+            "/who" => Some(stream.peer_addr()?.ip().to_canonical().to_string().into_bytes()),
+            _ => page(path),
+        };
+        let (status, body) = match body {
             Some(body) => ("200 OK", body),
             None => ("404 Not Found", Vec::new()),
         };

@@ -19,7 +19,7 @@ use crate::{
         store,
     },
     dcnet_run::{
-        exits, hub, page, party, seed_parties, seed_relay, status, supervisor as supervising,
+        exits, hub, keeper::Keeper, page, party, seed_parties, seed_relay, status, supervisor as supervising,
         test_client as testing,
     },
     telemetry::{control::ControlServer, service_manager::ready},
@@ -56,6 +56,11 @@ fn load(dir: &Path, private: &Path) -> anyhow::Result<Own> {
     let identity = store::load_identity(private)?;
     let session = store::load_session(dir, &group, &identity.id())?;
     Ok(Own { group, identity, session })
+}
+
+/// What this party has to remember from one start to the next.
+fn keeper(own: &Own, dir: &Path) -> Keeper {
+    Keeper::new(dir.join(store::memory_file(&own.identity.id(), &own.group.session.session_id)))
 }
 
 fn not_a(role: &str, private: &Path) -> DcnetError {
@@ -121,13 +126,14 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
         .ok_or_else(|| not_a("trustee", &args.private_file))?;
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
-        let pads = seed_parties::pads(&own.session.scalar()?, &own.group.client_keys);
+        let pads = seed_parties::pads(&*own.session.scalar()?, &own.group.client_keys);
         ready();
         return seed_parties::run_trustee(&own.group, index, pads).await;
     }
+    let keeper = keeper(&own, &args.config_dir);
     let secrets = own.secrets(PartyRef::Trustee(u16::try_from(index)?), args.delay_ms)?;
     ready();
-    LocalSet::new().run_until(party::run_trustee(secrets)).await
+    LocalSet::new().run_until(party::run_trustee(secrets, keeper)).await
 }
 
 pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
@@ -136,20 +142,21 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
         .group
         .client_index(&own.identity.id())
         .ok_or_else(|| not_a("client", &args.private_file))?;
-    let slot = own.group.own_slot(&own.session.pseudonym()?).ok_or_else(|| {
+    let slot = own.group.own_slot(&*own.session.pseudonym()?).ok_or_else(|| {
         DcnetError::config("pseudonym.json", "slots", "holds no slot of this member's key")
     })?;
     let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
-        let pads = seed_parties::pads(&own.session.scalar()?, &own.group.trustee_keys);
+        let pads = seed_parties::pads(&*own.session.scalar()?, &own.group.trustee_keys);
         let client = seed_parties::SeedClient { index, slot, pads };
         ready();
         return seed_parties::run_client(&own.group, client, listener).await;
     }
     let pseudonym = own.session.pseudonym()?;
+    let keeper = keeper(&own, &args.config_dir);
     let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?), args.delay_ms)?;
-    let running = party::run_client(secrets, u16::try_from(slot)?, pseudonym, listener);
+    let running = party::run_client(secrets, u16::try_from(slot)?, pseudonym, listener, keeper);
     ready();
     LocalSet::new().run_until(running).await
 }

@@ -102,7 +102,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         return output::print_json("dcnet.bench", &report);
     }
     output::print(format_args!(
-        "{} clients, {} trustees, {}-byte cells, {} ms added; parties ran as {}\n\
+        "{} clients, {} trustees, {}-byte cells, {} ms added; all parties ran as {}\n\
          start       {:.1} s to an interval with all\n\
          rounds      {:.0} a second, {:.0} useful bytes a second\n\
          echo        100 bytes, open slot: p50 {:.2} ms, p99 {:.2} ms\n\
@@ -135,9 +135,15 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
              for {pause:.0} ms at most\n"
         ));
     }
+    if let Some(pause) = report.hung_pause_ms {
+        output::print(format_args!(
+            "hung        a client that hangs holds the others up for {pause:.0} ms at most\n"
+        ));
+    }
     if let (Some(took), Some(blamed)) = (report.blame_ms, &report.blamed) {
         output::print(format_args!(
-            "blame       {blamed}, {took:.0} ms after the first jammed cell\n"
+            "blame       {blamed}, {took:.0} ms after the first jammed cell; the client that jams \
+             is a task of the bench\n"
         ));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! SOCKS5: connections and datagrams for programs that ask for them.
 //!
-//! In: connections to the proxy. Out: the same through the circuit. Called by: the proxies.
+//! In: connections to the proxy. Out: the same through the circuit. Called by: the proxies; the
+//! exit of a DC-net reads its requests the same way.
 //!
 //! | client says | server does |
 //! |---|---|
@@ -31,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const MOST_BYTES: usize = 3 + 1 + 255 + 255 + 2;
 
 /// How a handshake ended early.
-enum Stop {
+pub enum Stop {
     /// The client went away or was too slow.
     Gone,
     /// It said something wrong and gets this.
@@ -68,7 +69,10 @@ pub(super) async fn serve(mut guest: Guest, dialer: Dialer, groups: Groups) {
 }
 
 /// Reads until `parse` has a whole message, and never beyond it.
-async fn read_message<T>(
+///
+/// # Errors
+/// When the client goes away, or `parse` refuses what it says.
+pub async fn read_message<T>(
     stream: &mut TcpStream,
     parse: impl Fn(&[u8]) -> Result<Read<T>, Refusal>,
 ) -> Result<T, Stop> {

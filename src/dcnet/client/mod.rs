@@ -18,20 +18,22 @@ use std::collections::{BTreeSet, VecDeque};
 
 use curve25519_dalek::Scalar;
 use rand::Rng;
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     arq::Arq,
     blame::{self, Blamed},
     error::DcnetError,
     history::History,
-    interval::SignedInterval,
-    member::{self, Chain, Member, PartyRef},
+    member::{Member, PartyRef},
     message::{self, Down, NO_SLOT, kind},
     mux::{CONNECTIONS_MAX, Mux, MuxEvent},
-    pads::Pads,
+    part::Part,
     sealing::DownSeal,
 };
 
+mod memory;
+mod trial;
 mod turn;
 
 use turn::Ready;
@@ -53,6 +55,8 @@ pub enum ClientEvent {
     Paused(usize),
     /// Enough of them are back; it speaks again.
     Resumed(usize),
+    /// [`Client::memory`] has changed, and has to be kept before anything more is handled.
+    Remember,
     /// The relay sent the pseudonym what no honest relay sends; its connections are gone.
     Garbled,
     /// The first turn of the own slot came.
@@ -70,15 +74,11 @@ struct Sent {
 }
 
 struct Running {
-    signed: SignedInterval,
-    hash: [u8; 32],
-    pads: Pads,
+    part: Part,
     history: History,
     seal: DownSeal,
     /// A frame did not open: the seal is out of step until the next interval.
     garbled: bool,
-    chain: Chain,
-    round: u64,
     sent: VecDeque<Sent>,
     /// What the keys of accusation rounds carry.
     accusation: Vec<Scalar>,
@@ -93,7 +93,7 @@ pub struct Client {
     /// Identity and keys.
     pub member: Member,
     slot: u16,
-    pseudonym: Scalar,
+    pseudonym: Zeroizing<Scalar>,
     epoch: u32,
     running: Option<Running>,
     next: Option<Running>,
@@ -119,7 +119,12 @@ pub struct Client {
 
 impl Client {
     /// A client that has not joined an interval yet.
-    pub fn new(member: Member, slot: u16, pseudonym: Scalar, rng: &mut impl Rng) -> Self {
+    pub fn new(
+        member: Member,
+        slot: u16,
+        pseudonym: Zeroizing<Scalar>,
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut epoch = [0; 4];
         rng.fill_bytes(&mut epoch);
         Self {
@@ -153,7 +158,7 @@ impl Client {
     /// Starts over for a new link. Connections of the old one are gone; what protects the
     /// pseudonym is not: the sets it has spoken in, and who was convicted.
     pub fn rejoin(&mut self, member: Member, rng: &mut impl Rng) {
-        let mut fresh = Self::new(member, self.slot, self.pseudonym, rng);
+        let mut fresh = Self::new(member, self.slot, self.pseudonym.clone(), rng);
         fresh.member.convicted = std::mem::take(&mut self.member.convicted);
         (fresh.spoken, fresh.paused) = (self.spoken.take(), self.paused);
         if !self.has_joined() {
@@ -190,7 +195,7 @@ impl Client {
     /// The current interval and its members.
     pub fn interval(&self) -> Option<(u32, usize)> {
         let running = self.running.as_ref()?;
-        Some((running.signed.interval.number, running.signed.interval.clients.len()))
+        Some((running.part.number(), running.part.signed.interval.clients.len()))
     }
 
     /// One message of the relay.
@@ -216,46 +221,32 @@ impl Client {
     }
 
     fn handle_interval(&mut self, body: &[u8]) -> Result<(), DcnetError> {
-        let (relay_key, signed) = member::parse_interval(body)?;
-        let number = signed.interval.number;
-        if number <= self.last_number {
-            return Err(DcnetError::malformed(
-                "INTERVAL",
-                format!("a number above {}", self.last_number),
-                number.to_string(),
-            ));
-        }
-        self.member.check_interval(&signed)?;
-        let hash = signed.interval.hash();
+        let (relay_key, part) = self.member.prepare(body, self.last_number)?;
         let mut relay_bytes = [0; 32];
         relay_bytes.copy_from_slice(&body[..32]);
+        self.last_number = part.number();
         self.next = Some(Running {
-            pads: self.member.pads(&signed.interval),
-            history: History::new(&hash, &relay_bytes),
-            seal: DownSeal::new(&(self.pseudonym * relay_key), &hash),
+            history: History::new(&part.hash, &relay_bytes),
+            seal: DownSeal::new(&(*self.pseudonym * relay_key), &part.hash),
             garbled: false,
-            chain: Chain::new(&hash),
-            hash,
-            signed,
-            round: 0,
+            part,
             sent: VecDeque::new(),
             accusation: Vec::new(),
             heard: VecDeque::new(),
             jammed: VecDeque::new(),
         });
-        self.last_number = number;
-        message::frame(&mut self.out, kind::READY, &[&number.to_be_bytes()]);
+        message::frame(&mut self.out, kind::READY, &[&self.last_number.to_be_bytes()]);
+        self.events.push_back(ClientEvent::Remember);
         Ok(())
     }
 
     /// Starts the prepared interval if `number` is its number.
     fn switch(&mut self, number: u32) {
         self.open_heard();
-        if let Some(next) = self.next.take_if(|next| next.signed.interval.number == number) {
+        if let Some(next) = self.next.take_if(|next| next.part.number() == number) {
             self.arq.all_lost();
             self.ready.clear();
-            let members: BTreeSet<u16> =
-                next.signed.interval.clients.iter().map(|m| m.index).collect();
+            let members = members(&next.part);
             self.events.push_back(ClientEvent::Interval(number, members.len()));
             if let Some(spoken) = &self.spoken {
                 let left = spoken.intersection(&members).count();
@@ -273,19 +264,19 @@ impl Client {
     fn handle_down(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
         let cell_size = self.member.group.system.settings.cell_size;
         let down = Down::parse(body, cell_size)?;
-        if self.running.as_ref().is_none_or(|r| r.signed.interval.number != down.number) {
+        if self.running.as_ref().is_none_or(|r| r.part.number() != down.number) {
             self.switch(down.number);
         }
         let running = match &mut self.running {
             Some(running)
-                if running.signed.interval.number == down.number && running.round == down.round =>
+                if running.part.number() == down.number && running.part.round == down.round =>
             {
                 running
             }
             other => {
                 let state = other.as_ref().map_or_else(
                     || "no interval runs".into(),
-                    |r| format!("awaiting round {} of {}", r.round, r.signed.interval.number),
+                    |r| format!("awaiting round {} of {}", r.part.round, r.part.number()),
                 );
                 let what = format!("DOWN of round {} of {}", down.round, down.number);
                 return Err(DcnetError::OutOfPlace { what, state });
@@ -293,7 +284,7 @@ impl Client {
         };
         check_signature(&self.member, running, &down)?;
         running.history.push(body);
-        running.round += 1;
+        running.part.round += 1;
         let h = running.history.scalar();
         if down.next_slot != NO_SLOT {
             let heard = blame::HeardRound { round: down.round, slot: down.next_slot, scalar: h };
@@ -312,55 +303,6 @@ impl Client {
         Ok(())
     }
 
-    fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
-        let ask = blame::Ask::parse(body)?;
-        let Some(running) = &self.running else {
-            return Err(DcnetError::OutOfPlace {
-                what: "ASK".into(),
-                state: "no interval runs".into(),
-            });
-        };
-        let view = blame::View {
-            group: &self.member.group,
-            interval: &running.signed.interval,
-            hash: &running.hash,
-            jammed: Some(&running.jammed),
-            heard: Some(&running.heard),
-        };
-        let owner = (self.slot == ask.slot).then_some(&self.pseudonym);
-        let sent = running.sent.iter().find(|sent| sent.round == ask.round).map(|sent| sent.key);
-        let mut secrets = blame::Secrets {
-            me: self.member.me,
-            identity: &self.member.identity,
-            secret: &self.member.secret,
-            pads: &running.pads,
-            owner,
-            own_key: sent.unwrap_or(Scalar::ZERO),
-        };
-        if let Some(answer) = self.answers.answer(&ask, &view, &mut secrets, rng)? {
-            message::frame(&mut self.out, kind::ANSWER, &[&answer]);
-        }
-        Ok(())
-    }
-
-    fn handle_verdict(&mut self, body: &[u8]) -> Result<(), DcnetError> {
-        let Some(running) = &self.running else { return Ok(()) };
-        let view = blame::View {
-            group: &self.member.group,
-            interval: &running.signed.interval,
-            hash: &running.hash,
-            jammed: Some(&running.jammed),
-            heard: Some(&running.heard),
-        };
-        let case = blame::Case::parse(body)?;
-        let blamed = case.judge(&view)?;
-        if let Blamed::Party(party) = blamed {
-            self.member.convicted.push(party);
-        }
-        self.events.push_back(ClientEvent::Verdict(blamed));
-        Ok(())
-    }
-
     /// The party this client is.
     pub fn me(&self) -> PartyRef {
         self.member.me
@@ -372,6 +314,10 @@ pub fn lane(slot: u16) -> Scalar {
     let mut bytes = [0; 32];
     bytes[usize::from(slot) / 8] = 1 << (slot % 8);
     Scalar::from_bytes_mod_order(bytes)
+}
+
+fn members(part: &Part) -> BTreeSet<u16> {
+    part.signed.interval.clients.iter().map(|member| member.index).collect()
 }
 
 fn remember<T>(list: &mut VecDeque<T>, item: T, most: usize) {
@@ -387,7 +333,7 @@ fn check_signature(member: &Member, running: &Running, down: &Down<'_>) -> Resul
         None if due => Err(DcnetError::malformed("DOWN", "a signed history", "none")),
         None => Ok(()),
         Some(signature) => {
-            let signed = running.history.signed(&running.hash, down.round);
+            let signed = running.history.signed(&running.part.hash, down.round);
             if member.group.relay.verify("history", &signed, signature) {
                 Ok(())
             } else {

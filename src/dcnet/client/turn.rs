@@ -50,7 +50,7 @@ impl Client {
             self.ready.retain(|ready| ready.seq.is_none_or(|seq| arq.awaits(seq)));
         }
         if speech == Speech::Data && result.outcome != Outcome::Taken {
-            let now_at = self.running.as_ref().map_or(0, |running| running.round);
+            let now_at = self.running.as_ref().map_or(0, |running| running.part.round);
             if self.arq.lost(result.round, now_at) {
                 self.ready.clear();
             }
@@ -68,7 +68,7 @@ impl Client {
         let found = Accusation::find(accused, key, cell, &jammed.key, &jammed.cell);
         let base = self.member.group.slots.base;
         let scalars = found.unwrap_or(Accusation::Cleared(accused, [0; 64])).to_scalars(
-            &running.hash,
+            &running.part.hash,
             &self.pseudonym,
             &base,
             rng,
@@ -105,7 +105,7 @@ impl Client {
             let sent = Sent { round: down.round, speech, key, cell: cell.clone() };
             remember(&mut running.sent, sent, SENT_MAX);
         }
-        let sums = running.pads.apply(down.round, &mut cell);
+        let sums = running.part.pads.apply(down.round, &mut cell);
         let request = if wants { lane(self.slot) } else { Scalar::ZERO };
         let share = Share {
             number: down.number,
@@ -113,7 +113,7 @@ impl Client {
             requests: request + h * sums.request,
             slot: (down.next_slot != NO_SLOT).then(|| (key + h * sums.slot, cell.as_slice())),
         };
-        running.chain.send(kind::UP, &share, &running.hash, &self.member.identity, &mut self.out);
+        running.part.send(kind::UP, &share, &self.member, &mut self.out);
     }
 
     /// Reads the frames that came since the last answer. A frame that does not open is the relay's
@@ -155,12 +155,16 @@ impl Client {
             self.ready.retain(|ready| ready.seq.is_some());
             self.seal(Some(seq), &frames, len, rng);
         }
-        let live = !self.mux.is_empty() || self.arq.untaken() > 0;
-        if !live {
+        if !self.is_live() {
             self.ready.clear();
         } else if self.ready.is_empty() {
             self.seal(None, &[], len, rng);
         }
+    }
+
+    /// Whether the pseudonym has anything open: it may speak in any of its turns.
+    pub(super) fn is_live(&self) -> bool {
+        !self.mux.is_empty() || self.arq.untaken() > 0
     }
 
     /// What is to be sent again, or else what connections have to say.
@@ -183,12 +187,12 @@ impl Client {
         let plain = SlotCell { epoch: self.epoch, seq, more, frames }.emit(len);
         let key = hash::random_scalar(rng);
         self.ready.push_back(Ready { key, cell: sealing::seal_slot(&key, plain), seq });
-        let members = &running.signed.interval.clients;
+        let members = &running.part.signed.interval.clients;
         let here = |index: &u16| members.iter().any(|member| member.index == *index);
-        if self.spoken_in == running.signed.interval.number {
+        if self.spoken_in == running.part.signed.interval.number {
             return;
         }
-        self.spoken_in = running.signed.interval.number;
+        self.spoken_in = running.part.signed.interval.number;
         match &mut self.spoken {
             Some(spoken) => spoken.retain(here),
             None => self.spoken = Some(members.iter().map(|member| member.index).collect()),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use curve25519_dalek::Scalar;
 use rand::Rng;
+use zeroize::Zeroizing;
 
 use crate::dcnet::{
     error::DcnetError,
@@ -35,7 +36,7 @@ pub(super) struct Proposal {
 /// A signed interval its parties prepare for.
 pub(super) struct Prepared {
     signed: SignedInterval,
-    secret: Scalar,
+    secret: Zeroizing<Scalar>,
     relay_key: [u8; 32],
     waiting: Vec<PartyRef>,
     deadline: Instant,
@@ -175,8 +176,14 @@ impl Relay {
         self.proposal = Some(Proposal {
             signatures: vec![None; interval.trustees.len()],
             interval,
-            deadline: now + self.pace.patience,
+            deadline: now + self.preparing(),
         });
+    }
+
+    /// How long a step towards an interval may take. While nothing runs, streams wait for it.
+    fn preparing(&self) -> Duration {
+        let waited_for = self.running.is_none() && self.counters.intervals > 0;
+        if waited_for { self.pace.patience / 3 } else { self.pace.patience }
     }
 
     pub(super) fn handle_sign(
@@ -217,8 +224,8 @@ impl Relay {
     }
 
     fn announce(&mut self, now: Instant, signed: SignedInterval, rng: &mut impl Rng) {
-        let secret = hash::random_scalar(rng);
-        let relay_key = proof::bytes(&(secret * self.group.slots.base));
+        let secret = Zeroizing::new(hash::random_scalar(rng));
+        let relay_key = proof::bytes(&(*secret * self.group.slots.base));
         let mut framed = Vec::new();
         message::frame(&mut framed, kind::INTERVAL, &[&relay_key, &signed.to_bytes()]);
         let interval = &signed.interval;
@@ -231,7 +238,7 @@ impl Relay {
         for party in &waiting {
             self.out.push_back(Transmit::To(*party, framed.clone()));
         }
-        let deadline = now + self.pace.patience;
+        let deadline = now + self.preparing();
         self.prepared = Some(Prepared { signed, secret, relay_key, waiting, deadline });
     }
 
@@ -269,7 +276,7 @@ impl Relay {
         self.trial = None;
         let hash = prepared.signed.interval.hash();
         for (slot, key) in self.slots.iter_mut().zip(&self.group.slots.keys) {
-            slot.renew(DownSeal::new(&(prepared.secret * key), &hash));
+            slot.renew(DownSeal::new(&(*prepared.secret * key), &hash));
         }
         let clients = &prepared.signed.interval.clients;
         let set = clients.iter().map(|member| PartyRef::Client(member.index)).collect();

@@ -51,8 +51,11 @@ pub struct Pace {
     pub idle: Duration,
     /// Between rounds otherwise.
     pub asleep: Duration,
-    /// A party that does not answer for so long is left out.
+    /// A party that does not answer for so long is left out, whatever the path is like.
     pub patience: Duration,
+    /// On a path known to be quick, this much is enough: eight times the slowest recent round, but
+    /// not less than this.
+    pub hung: Duration,
     /// How long the set has to be quiet before an interval is proposed.
     pub settle: Duration,
     /// Slots by turns only, as the source has it, instead of on request.
@@ -66,6 +69,7 @@ impl Default for Pace {
             idle: Duration::from_millis(1),
             asleep: Duration::from_millis(10),
             patience: Duration::from_secs(3),
+            hung: Duration::from_millis(400),
             settle: Duration::from_millis(20),
             round_robin: false,
         }

@@ -190,7 +190,7 @@ impl Relay {
     pub(super) fn pump_deadline(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
         if running.in_flight() > 0 {
-            return running.oldest().map(|at| at + self.pace.patience);
+            return running.overdue_at(&self.pace);
         }
         let last = running.last_issue?;
         let quiet = self.last_data.map(|at| last.saturating_duration_since(at));
@@ -203,8 +203,8 @@ impl Relay {
 
     /// Parties that keep the oldest round open for too long are left out.
     pub(super) fn stalled(&mut self, now: Instant) {
-        let Some(running) = &self.running else { return };
-        if running.oldest().is_some_and(|at| now >= at + self.pace.patience) {
+        let Some(running) = &mut self.running else { return };
+        if running.is_overdue(now, &self.pace) {
             for party in running.missing() {
                 self.disconnect(party, "it does not answer a round");
             }

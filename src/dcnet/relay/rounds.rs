@@ -18,7 +18,7 @@ use crate::dcnet::{
     message::{NO_SLOT, RoundResult, Share},
 };
 
-use super::records::Record;
+use super::{Pace, records::Record};
 
 /// Sums of a round, clients and trustees apart: trustees run ahead of the history.
 pub(super) struct Round {
@@ -86,6 +86,30 @@ impl Window {
     }
 }
 
+/// Rounds seen before the path is known.
+const KNOWN: u32 = 16;
+
+/// How long an answer may take: a multiple of what the slowest of the recent rounds took.
+#[derive(Debug, Default)]
+struct Tempo {
+    slowest: Duration,
+    seen: u32,
+    /// The round that was found overdue, and when.
+    overdue: Option<(u64, Instant)>,
+}
+
+impl Tempo {
+    fn measured(&mut self, took: Duration) {
+        self.slowest = took.max(self.slowest - self.slowest / 64);
+        self.seen = self.seen.saturating_add(1);
+    }
+
+    fn bound(&self, pace: &Pace) -> Duration {
+        let known = (self.seen >= KNOWN).then(|| (self.slowest * 8).max(pace.hung));
+        known.unwrap_or(pace.patience).min(pace.patience)
+    }
+}
+
 /// One interval.
 pub(super) struct Running {
     pub(super) signed: SignedInterval,
@@ -100,6 +124,7 @@ pub(super) struct Running {
     pub(super) issued: u64,
     pub(super) credit: u64,
     pub(super) window: Window,
+    tempo: Tempo,
     pub(super) results: Vec<RoundResult>,
     pub(super) last_issue: Option<Instant>,
     cell: usize,
@@ -127,6 +152,7 @@ impl Running {
             issued: 0,
             credit: 0,
             window: Window::new(usize::from(interval.window)),
+            tempo: Tempo::default(),
             results: Vec::new(),
             last_issue: None,
             cell: usize::from(interval.cell_size),
@@ -155,9 +181,24 @@ impl Running {
         usize::try_from(self.issued - self.base).unwrap_or(usize::MAX)
     }
 
-    /// The oldest open round.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.rounds.front().and_then(|round| round.issued).map(|issued| issued.at)
+    /// When the oldest open round is to be looked at by [`Running::is_overdue`].
+    pub(super) fn overdue_at(&self, pace: &Pace) -> Option<Instant> {
+        let bound = self.tempo.bound(pace);
+        match self.tempo.overdue {
+            Some((round, since)) if round == self.base => Some(since + bound / 4),
+            _ => Some(self.rounds.front()?.issued?.at + bound),
+        }
+    }
+
+    /// Whether the oldest open round was overdue for a while. Found only once, it may be the relay
+    /// itself that was stopped: what has come meanwhile is read first.
+    pub(super) fn is_overdue(&mut self, now: Instant, pace: &Pace) -> bool {
+        if self.in_flight() == 0 || self.overdue_at(pace).is_none_or(|at| now < at) {
+            return false;
+        }
+        let again = self.tempo.overdue.is_some_and(|(round, _)| round == self.base);
+        self.tempo.overdue = Some((self.base, now));
+        again
     }
 
     /// Parties whose share of the oldest open round is missing.
@@ -251,7 +292,9 @@ impl Running {
         let round = self.rounds.pop_front()?;
         let number = self.base;
         self.base += 1;
-        self.window.measured(now, now.duration_since(issued.at));
+        let took = now.duration_since(issued.at);
+        self.window.measured(now, took);
+        self.tempo.measured(took);
         Some(Decoded {
             round: number,
             key: round.client_key - issued.h * round.trustee_key,

@@ -18,6 +18,7 @@ use cepa::dcnet::{
     identity::Identity,
     interval::SignedInterval,
     member::{self, CHECK_EVERY, Chain, Member, PartyRef},
+    memory::{ClientMemory, TrusteeMemory},
     message::{self, Share, kind},
     mux::MuxEvent,
     relay::{Pace, Relay, RelayEvent, Transmit},
@@ -65,6 +66,8 @@ pub struct Node {
     pub closed: Vec<u32>,
     pub events: Vec<ClientEvent>,
     pub verdicts: Vec<Blamed>,
+    /// What it would find in its file if its program were started again.
+    memory: (ClientMemory, TrusteeMemory),
 }
 
 pub struct Net {
@@ -93,7 +96,12 @@ pub struct Net {
     /// The XOR of all cells of a round, as the relay sees it.
     pub cells: BTreeMap<(u32, u64), Vec<u8>>,
     pub clients_heard: BTreeMap<PartyRef, Vec<Vec<u8>>>,
+    /// Parties that are stopped, with what waits for them.
+    hung: BTreeMap<PartyRef, Vec<Vec<u8>>>,
 }
+
+/// Where the clock of all programs stands.
+const UNIX: u64 = 1_800_000_000;
 
 pub fn settings() -> Settings {
     Settings { cell_size: 128, client_window: 8, trustee_window: 32, ..Settings::default() }
@@ -134,6 +142,7 @@ impl Net {
             bend: None,
             cells: BTreeMap::new(),
             clients_heard: BTreeMap::new(),
+            hung: BTreeMap::new(),
         }
     }
 
@@ -166,18 +175,8 @@ impl Net {
     }
 
     pub fn join(&mut self, party: PartyRef) {
-        let mut nonce = [0; 16];
-        self.rng.fill_bytes(&mut nonce);
-        let member = self.member(party, nonce);
-        let identity = Arc::clone(&member.identity);
-        let core = match party {
-            PartyRef::Client(at) => {
-                let pseudonym = self.files.sessions[usize::from(at)].pseudonym().unwrap();
-                let slot = self.slot(at);
-                Core::Client(Box::new(Client::new(member, slot, pseudonym, &mut self.rng)))
-            }
-            PartyRef::Trustee(_) => Core::Trustee(Box::new(Trustee::new(member))),
-        };
+        let nonce = self.nonce();
+        let (core, identity) = self.core(party, nonce);
         let node = Node {
             core,
             identity,
@@ -192,12 +191,63 @@ impl Net {
             closed: Vec::new(),
             events: Vec::new(),
             verdicts: Vec::new(),
+            memory: Default::default(),
         };
         self.nodes.insert(party, node);
         if self.relay.handle_join(self.now, party, nonce).is_err() {
             self.nodes.remove(&party);
         }
         self.drain();
+    }
+
+    fn nonce(&mut self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        nonce
+    }
+
+    /// A party's program, just started.
+    fn core(&mut self, party: PartyRef, nonce: [u8; 16]) -> (Core, Arc<Identity>) {
+        let member = self.member(party, nonce);
+        let identity = Arc::clone(&member.identity);
+        let core = match party {
+            PartyRef::Client(at) => {
+                let pseudonym = self.files.sessions[usize::from(at)].pseudonym().unwrap();
+                let slot = self.slot(at);
+                Core::Client(Box::new(Client::new(member, slot, pseudonym, &mut self.rng)))
+            }
+            PartyRef::Trustee(_) => Core::Trustee(Box::new(Trustee::new(member))),
+        };
+        (core, identity)
+    }
+
+    /// The party's program ends and is started again, with what its file says.
+    pub fn restart(&mut self, party: PartyRef) {
+        self.wire.retain(|(_, to, ..)| *to != party);
+        self.relay.handle_leave(self.now, party);
+        let nonce = self.nonce();
+        let mut core = self.core(party, nonce).0;
+        let node = self.nodes.get_mut(&party).unwrap();
+        match &mut core {
+            Core::Client(client) => client.recall(node.memory.0.clone()),
+            Core::Trustee(trustee) => trustee.recall(node.memory.1.clone(), self.now, UNIX),
+        }
+        (node.core, node.error) = (core, None);
+        self.relay.handle_join(self.now, party, nonce).unwrap();
+        self.drain();
+    }
+
+    /// Stops a party: what comes for it waits.
+    pub fn hang(&mut self, party: PartyRef) {
+        self.hung.insert(party, Vec::new());
+    }
+
+    /// It goes on.
+    pub fn resume(&mut self, party: PartyRef) {
+        for bytes in self.hung.remove(&party).unwrap_or_default() {
+            self.at_party(party, &bytes);
+            self.drain();
+        }
     }
 
     pub fn leave(&mut self, party: PartyRef) {
@@ -220,6 +270,8 @@ impl Net {
 
     /// Opens a connection at a client and queues bytes.
     pub fn say(&mut self, at: u16, bytes: &[u8]) -> u32 {
+        let memory = self.client(at).memory(true);
+        self.nodes.get_mut(&PartyRef::Client(at)).unwrap().memory.0 = memory;
         let client = self.client(at);
         let conn = client.open().unwrap();
         client.mux.write(conn, bytes);
@@ -267,8 +319,7 @@ impl Net {
     pub fn relink(&mut self, party: PartyRef) {
         self.wire.retain(|(_, to, ..)| *to != party);
         self.relay.handle_leave(self.now, party);
-        let mut nonce = [0; 16];
-        self.rng.fill_bytes(&mut nonce);
+        let nonce = self.nonce();
         let member = self.member(party, nonce);
         match &mut self.nodes.get_mut(&party).unwrap().core {
             Core::Client(client) => client.rejoin(member, &mut self.rng),
@@ -326,6 +377,10 @@ impl Net {
     }
 
     fn at_party(&mut self, party: PartyRef, bytes: &[u8]) {
+        if let Some(waiting) = self.hung.get_mut(&party) {
+            waiting.push(bytes.to_vec());
+            return;
+        }
         let Some(node) = self.nodes.get_mut(&party) else { return };
         let mut rest = bytes;
         while let Some((kind, body, used)) = message::next_frame(rest).unwrap() {
@@ -410,6 +465,7 @@ impl Net {
                             client.mux.close(*conn);
                             node.closed.push(*conn);
                         }
+                        ClientEvent::Remember => node.memory.0 = client.memory(false),
                         ClientEvent::Verdict(blamed) => node.verdicts.push(*blamed),
                         ClientEvent::Mux(_) => {}
                         _ => node.events.push(event),
@@ -417,6 +473,9 @@ impl Net {
                 }
             }
             Core::Trustee(trustee) => {
+                if let Some(memory) = trustee.poll_memory(self.now, UNIX) {
+                    node.memory.1 = memory;
+                }
                 trustee.poll_transmit(&mut out);
                 while let Some(blamed) = trustee.poll_verdict() {
                     node.verdicts.push(blamed);

@@ -220,6 +220,12 @@ impl Group {
         child.wait().unwrap();
     }
 
+    /// Sends a signal by its name.
+    pub fn signal(&self, at: usize, name: &str) {
+        let id = self.running[at].as_ref().unwrap().id().to_string();
+        assert!(tool("sh", &["-c", "kill -$0 $1", name, &id]).status().unwrap().success());
+    }
+
     pub fn status(&self) -> Option<Value> {
         let output =
             cepa(&["status", "--json"]).arg(self.path()).stderr(Stdio::null()).output().unwrap();
