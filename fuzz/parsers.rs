@@ -332,6 +332,9 @@ fn dcnet_blame(bytes: &[u8]) {
         assert_eq!(ask.to_bytes(), bytes);
         let _ = matches!(ask.question, Question::Key);
     }
+    if let Ok(file) = VerdictFile::parse(bytes) {
+        assert_eq!(file.to_bytes(), bytes);
+    }
     if let Ok(case) = Case::parse(bytes) {
         assert_eq!(Case::parse(&case.to_bytes()).as_ref(), Ok(&case));
     }

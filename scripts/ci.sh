@@ -82,7 +82,7 @@ kills-full) CEPA_RIG_ONLY=kills CEPA_RIG_KILLS=200 scripts/test rig ;;
 memory) CEPA_RIG_ONLY=idle-circuits scripts/test rig ;;
 fuzz-full) CEPA_FUZZ_ROUNDS=5000000 cargo test --locked --test fuzz_replay ;;
 byzantine-full)
-    CEPA_DCNET_BYZANTINE_RUNS=10000 cargo test --locked --test dcnet_sim an_honest_party
+    CEPA_DCNET_BYZANTINE_RUNS=10000 cargo test --locked --test dcnet_sim an_honest_party -- --nocapture
     ;;
 dcnet-soak)
     CEPA_DCNET_SOAK_SECONDS=600 cargo test --locked --test dcnet_processes churn

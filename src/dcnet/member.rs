@@ -24,9 +24,7 @@ use crate::dcnet::{
 pub const CHECK_EVERY: u64 = 32;
 
 /// A party's role and place in `system.json`.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PartyRef {
     /// A client.

@@ -8,7 +8,7 @@ use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;
 
 use crate::dcnet::{
-    blame::{self, Ask, Blamed, Case, View},
+    blame::{self, Ask, Blamed, Case, VerdictFile, View},
     error::DcnetError,
     interval::SignedInterval,
     member::{self, Chain, Member},
@@ -71,6 +71,16 @@ impl Member {
     /// When the case is not what it claims to be.
     pub fn judge(&self, body: &[u8], view: &View<'_>) -> Result<Blamed, DcnetError> {
         Case::parse(body)?.judge(view)
+    }
+
+    /// Judges a verdict of an earlier interval, as a party that joins hears of it.
+    ///
+    /// # Errors
+    /// When the case is not what it claims to be.
+    pub fn hear_past(&mut self, body: &[u8]) -> Result<(), DcnetError> {
+        let blamed = VerdictFile::parse(body)?.judge(&self.group)?;
+        self.convict(blamed);
+        Ok(())
     }
 
     /// Remembers whom a verdict convicted.

@@ -42,7 +42,12 @@ fn scalar_at(bytes: &[u8], at: usize) -> Option<Scalar> {
 }
 
 /// `r B - c P`, of public values only.
-fn opened(r: &Scalar, base: &RistrettoPoint, c: &Scalar, public: &RistrettoPoint) -> RistrettoPoint {
+fn opened(
+    r: &Scalar,
+    base: &RistrettoPoint,
+    c: &Scalar,
+    public: &RistrettoPoint,
+) -> RistrettoPoint {
     RistrettoPoint::vartime_multiscalar_mul([*r, -c], [base, public])
 }
 

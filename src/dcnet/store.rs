@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::dcnet::{
+    blame::VerdictFile,
     ceremony::Files,
     error::DcnetError,
     group::{Group, PrivateFile, Pseudonyms, Session, SessionPrivate, System},
@@ -148,6 +149,24 @@ pub fn load_group(dir: &Path) -> Result<Group, DcnetError> {
     let session: Session = load(&dir.join("session.json"))?;
     let pseudonyms: Pseudonyms = load(&dir.join("pseudonym.json"))?;
     Group::check(system, session, &pseudonyms)
+}
+
+/// Reads the verdicts a relay has left in its directory, `verdict-N.json`.
+///
+/// # Errors
+/// The first that cannot be read.
+pub fn load_verdicts(dir: &Path) -> Result<Vec<VerdictFile>, DcnetError> {
+    let failed =
+        |error: std::io::Error| DcnetError::config(shown(dir), "directory", error.to_string());
+    let mut verdicts = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("verdict-") && name.ends_with(".json") {
+            verdicts.push(load(&path)?);
+        }
+    }
+    Ok(verdicts)
 }
 
 /// Reads an identity and checks that the file's id is its own.

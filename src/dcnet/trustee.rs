@@ -8,7 +8,7 @@
 //! | PROPOSE | SIGN, when the set is large enough, holds this link's nonce and removes few |
 //! | INTERVAL | READY |
 //! | CREDIT | PAD for every round up to it; once per round |
-//! | ASK, VERDICT | as a client |
+//! | ASK, VERDICT, PAST | as a client |
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -126,9 +126,10 @@ impl Trustee {
             kind::CREDIT => self.handle_credit(body),
             kind::ASK => self.handle_ask(body, rng),
             kind::VERDICT => self.handle_verdict(body),
+            kind::PAST => self.member.hear_past(body),
             other => Err(DcnetError::OutOfPlace {
                 what: format!("message {other}"),
-                state: "a trustee awaits PROPOSE, INTERVAL, CREDIT, ASK or VERDICT".into(),
+                state: "a trustee awaits PROPOSE, INTERVAL, CREDIT, ASK, VERDICT or PAST".into(),
             }),
         }
     }

@@ -51,6 +51,8 @@ pub struct Setup {
     pub exit: String,
     /// Its pace.
     pub pace: Pace,
+    /// What it judged before.
+    pub verdicts: Vec<VerdictFile>,
 }
 
 /// A running relay.
@@ -78,7 +80,13 @@ const LINKS_MAX: usize = 1024;
 pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Shared)) {
     let identity = Rc::new(Identity::from_secret(&setup.identity.secret()));
     let timer = Rc::new(Notify::new());
-    let relay = Relay::new(Arc::clone(&setup.group), setup.identity, setup.last_number, setup.pace);
+    let mut relay =
+        Relay::new(Arc::clone(&setup.group), setup.identity, setup.last_number, setup.pace);
+    for verdict in setup.verdicts {
+        if let Err(error) = relay.recall(verdict) {
+            log::warn!("a verdict of an earlier start is not taken: {error}");
+        }
+    }
     let hub = Rc::new(RefCell::new(Hub {
         relay,
         group: setup.group,
@@ -125,7 +133,7 @@ async fn keep_time(hub: Shared, timer: Rc<Notify>) {
             }
         }
         let mut borrowed = hub.borrow_mut();
-        borrowed.relay.handle_timeout(Instant::now(), &mut rand::rng());
+        borrowed.relay.handle_timeout(Instant::now());
         borrowed.drain(&hub);
     }
 }

@@ -4,6 +4,7 @@
 //! trustees, exits and their supervisor. Called by: `cepa dcnet`, tests and the bench.
 
 pub mod bench;
+pub mod client;
 pub mod dial;
 pub mod exits;
 pub mod hub;

@@ -1,48 +1,38 @@
-//! The client and trustee programs of the modern wire.
+//! What the programs of client and trustee have in common, and the trustee's.
 //!
-//! In: the group, a party's secrets, local connections. Out: a running party that opens its link
-//! again when it breaks. Called by: `cepa dcnet client|trustee`.
+//! In: the group, a party's secrets. Out: a running party that opens its link again when it breaks.
+//! Called by: `cepa dcnet trustee`, the client's program, the bench's jammer.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use curve25519_dalek::Scalar;
 use rand::Rng;
-use tokio::{
-    net::TcpListener,
-    task::{spawn_blocking, spawn_local},
-    time::sleep,
-};
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::{
     dcnet::{
-        client::{Client, ClientEvent},
         error::DcnetError,
         group::Group,
         identity::Identity,
         interval::Nonce,
         member::{Member, PartyRef},
         message,
-        mux::{CONNECTIONS_MAX, MuxEvent},
         trustee::Trustee,
     },
     dcnet_run::{
-        dial::{accept, dial},
+        dial::dial,
         keeper::{Keeper, unix_time},
         link::{HELLO, Link},
-        pipe::{self, Hooks, Pipe},
     },
 };
 
 /// Before a broken link is opened again.
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 
 /// A party's secrets.
 pub struct Secrets {
@@ -72,7 +62,7 @@ impl Secrets {
         )
     }
 
-    async fn link(&self, nonce: Nonce) -> anyhow::Result<Rc<Link>> {
+    pub(super) async fn link(&self, nonce: Nonce) -> anyhow::Result<Rc<Link>> {
         let relay = &self.group.system.relay;
         let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
         let mut hello = [0; HELLO];
@@ -83,7 +73,7 @@ impl Secrets {
 }
 
 /// Hands each plaintext over after `delay`, in order.
-async fn receive_loop(
+pub(super) async fn receive_loop(
     link: Rc<Link>,
     delay: Duration,
     mut handle: impl FnMut(&[u8]) -> Result<(), DcnetError>,
@@ -118,7 +108,7 @@ async fn receive_loop(
     }
 }
 
-fn each_message(
+pub(super) fn each_message(
     mut plain: &[u8],
     mut handle: impl FnMut(u8, &[u8]) -> Result<(), DcnetError>,
 ) -> Result<(), DcnetError> {
@@ -162,246 +152,25 @@ pub async fn run_trustee(secrets: Secrets, keeper: Keeper) -> anyhow::Result<()>
             Ok(())
         })
         .await;
-        let ended = unless_fatal(ended)?;
-        report_end(&ended);
+        report_end(ended)?;
         sleep(PAUSE).await;
         trustee.rejoin(secrets.member());
     }
 }
 
-/// A party does not go back to a relay that equivocates, and does not go on without its memory.
-fn unless_fatal(ended: anyhow::Result<()>) -> anyhow::Result<anyhow::Result<()>> {
-    match ended.as_ref().err().and_then(|error| error.downcast_ref()) {
-        Some(DcnetError::Equivocation { .. }) => {
-            Err(ended.context("this party does not go back to such a relay").unwrap_err())
-        }
-        Some(DcnetError::Config { .. }) => {
-            Err(ended.context("this party must not forget what it has seen").unwrap_err())
-        }
-        _ => Ok(ended),
-    }
-}
-
-fn report_end(ended: &anyhow::Result<()>) {
-    if let Err(error) = ended {
-        log::warn!("the link to the relay ended: {error:#}");
-    }
-}
-
-struct ClientHub {
-    client: Client,
-    keeper: Arc<Keeper>,
-    /// What is in the keeper's file, or on its way there.
-    state: u64,
-    /// The file says that the pseudonym may speak in the sets there are now.
-    may_speak: bool,
-    link: Option<Rc<Link>>,
-    pipes: HashMap<u32, Rc<Pipe>>,
-    joined: Instant,
-    out: Vec<u8>,
-}
-
-impl ClientHub {
-    /// Connections that were sent through the old link end with it.
-    fn rejoin(&mut self, member: Member) {
-        if self.client.has_joined() {
-            self.pipes.drain().for_each(|(_, pipe)| pipe.stop());
-        }
-        self.client.rejoin(member, &mut rand::rng());
-    }
-
-    /// Hands over what the core has for the link first, and then what only this client has: how
-    /// long that takes depends on whose slot it was, and the relay must not see it.
-    fn drain(&mut self) -> Result<(), DcnetError> {
-        self.client.poll_transmit(&mut self.out);
-        if let Some(link) = &self.link {
-            link.send(&self.out);
-        }
-        self.out.clear();
-        self.client.settle(&mut rand::rng());
-        while let Some(event) = self.client.poll_event() {
-            match event {
-                ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => match self.pipes.get(&conn) {
-                    Some(pipe) => pipe.push(&bytes),
-                    None => self.client.mux.consumed(conn, bytes.len()),
-                },
-                ClientEvent::Mux(MuxEvent::Close(conn)) => {
-                    if let Some(pipe) = self.pipes.get(&conn) {
-                        pipe.end();
-                    }
-                }
-                ClientEvent::Mux(MuxEvent::Stop(conn)) => {
-                    if let Some(pipe) = self.pipes.get(&conn) {
-                        pipe.stop();
-                    }
-                }
-                ClientEvent::Mux(MuxEvent::Room(conn)) => {
-                    if let Some(pipe) = self.pipes.get(&conn) {
-                        pipe.wake();
-                    }
-                }
-                // Only a client opens connections.
-                ClientEvent::Mux(MuxEvent::Open(_)) => {}
-                ClientEvent::Interval(number, members) => {
-                    log::info!("interval {number} began with {members} members");
-                }
-                ClientEvent::Paused(left) => log::error!(
-                    "of the members this pseudonym has spoken among, {left} are left: it pauses \
-                     until more of them are back"
-                ),
-                ClientEvent::Resumed(left) => {
-                    log::info!("{left} members are back: the pseudonym speaks again");
-                }
-                ClientEvent::Remember => {
-                    self.may_speak = !self.pipes.is_empty();
-                    self.state += 1;
-                    let memory = self.client.memory(self.may_speak);
-                    self.keeper.keep(self.state, &memory)?;
-                }
-                ClientEvent::Garbled => {
-                    log::error!(
-                        "the relay sent this pseudonym what no honest relay sends; its connections \
-                         are closed"
-                    );
-                    self.pipes.drain().for_each(|(_, pipe)| pipe.stop());
-                }
-                ClientEvent::FirstSlot => {
-                    log::info!(
-                        "first own slot {:.3} s after joining",
-                        self.joined.elapsed().as_secs_f64()
-                    );
-                }
-                ClientEvent::Verdict(blamed) => {
-                    log::warn!("checked the verdict of a trial: {blamed}")
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-struct LocalHooks {
-    hub: Rc<RefCell<ClientHub>>,
-    conn: u32,
-}
-
-impl Hooks for LocalHooks {
-    fn room(&self) -> usize {
-        self.hub.borrow().client.mux.room(self.conn)
-    }
-
-    fn data(&self, bytes: &[u8]) {
-        let mut hub = self.hub.borrow_mut();
-        hub.client.mux.write(self.conn, bytes);
-        hub.client.settle(&mut rand::rng());
-    }
-
-    fn close(&self) {
-        let mut hub = self.hub.borrow_mut();
-        hub.client.mux.close(self.conn);
-        hub.client.settle(&mut rand::rng());
-    }
-
-    fn stop(&self) {
-        let mut hub = self.hub.borrow_mut();
-        hub.client.mux.stop(self.conn);
-        hub.client.settle(&mut rand::rng());
-    }
-
-    fn consumed(&self, bytes: usize) {
-        self.hub.borrow_mut().client.mux.consumed(self.conn, bytes);
-    }
-}
-
-/// Before a connection is opened, the file says in which sets it may speak. Another thread writes
-/// it, as the relay is not to see from late answers who does that.
-async fn may_speak(hub: &Rc<RefCell<ClientHub>>) -> anyhow::Result<()> {
-    loop {
-        let (keeper, state, memory) = {
-            let mut hub = hub.borrow_mut();
-            if hub.may_speak {
-                return Ok(());
-            }
-            hub.state += 1;
-            (Arc::clone(&hub.keeper), hub.state, hub.client.memory(true))
-        };
-        spawn_blocking(move || keeper.keep(state, &memory)).await??;
-        let mut hub = hub.borrow_mut();
-        // An interval may have begun meanwhile.
-        hub.may_speak |= hub.state == state;
-    }
-}
-
-async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
-    loop {
-        let (stream, _) = accept(&listener, "a local connection").await;
-        if let Err(error) = may_speak(&hub).await {
-            log::error!("a local connection was closed: {error:#}");
-            continue;
-        }
-        let Some(conn) = hub.borrow_mut().client.open() else {
-            log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
-            continue;
-        };
-        let pipe = Rc::new(Pipe::default());
-        hub.borrow_mut().pipes.insert(conn, Rc::clone(&pipe));
-        let hooks = Rc::new(LocalHooks { hub: Rc::clone(&hub), conn });
-        let hub = Rc::clone(&hub);
-        spawn_local(async move {
-            pipe::run(stream, pipe, hooks).await;
-            hub.borrow_mut().pipes.remove(&conn);
-        });
-    }
-}
-
-/// Runs a client; links that break are opened again, with new connections.
+/// Why a link ended, for the log.
 ///
 /// # Errors
-/// When the relay cannot be reached.
-pub async fn run_client(
-    secrets: Secrets,
-    slot: u16,
-    pseudonym: Zeroizing<Scalar>,
-    listener: TcpListener,
-    keeper: Keeper,
-) -> anyhow::Result<()> {
-    let mut client = Client::new(secrets.member(), slot, pseudonym, &mut rand::rng());
-    client.recall(keeper.load()?);
-    let hub = Rc::new(RefCell::new(ClientHub {
-        client,
-        keeper: Arc::new(keeper),
-        state: 0,
-        may_speak: false,
-        link: None,
-        pipes: HashMap::new(),
-        joined: Instant::now(),
-        out: Vec::new(),
-    }));
-    spawn_local(accept_locals(listener, Rc::clone(&hub)));
-    loop {
-        let nonce = hub.borrow().client.member.nonce;
-        let link = secrets.link(nonce).await?;
-        {
-            let mut hub = hub.borrow_mut();
-            hub.link = Some(Rc::clone(&link));
-            hub.joined = Instant::now();
+/// A party does not go back to a relay that equivocates, and does not go on without its memory.
+pub(super) fn report_end(ended: anyhow::Result<()>) -> anyhow::Result<()> {
+    let Err(error) = ended else { return Ok(()) };
+    let why = match error.downcast_ref() {
+        Some(DcnetError::Equivocation { .. }) => "this party does not go back to such a relay",
+        Some(DcnetError::Config { .. }) => "this party must not forget what it has seen",
+        _ => {
+            log::warn!("the link to the relay ended: {error:#}");
+            return Ok(());
         }
-        log::info!("{} has its link to the relay", secrets.me);
-        let ended = receive_loop(link, secrets.delay, |plain| {
-            let mut hub = hub.borrow_mut();
-            each_message(plain, |kind, body| {
-                hub.client.handle_message(kind, body, &mut rand::rng())
-            })?;
-            hub.drain()
-        })
-        .await;
-        let ended = unless_fatal(ended)?;
-        report_end(&ended);
-        {
-            let mut hub = hub.borrow_mut();
-            hub.link = None;
-            hub.rejoin(secrets.member());
-        }
-        sleep(PAUSE).await;
-    }
+    };
+    Err(error.context(why))
 }

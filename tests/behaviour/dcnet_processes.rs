@@ -94,12 +94,16 @@ fn a_stopped_client_is_left_out_within_a_second_and_comes_back() {
     echo_for(Duration::from_secs(1), &mut stream);
     group.signal(3, "STOP");
     let longest = echo_for(Duration::from_secs(2), &mut stream);
-    let members = |count| move |status: &Value| status["members"].as_array().unwrap().len() == count;
+    let members =
+        |count| move |status: &Value| status["members"].as_array().unwrap().len() == count;
     group.await_status(members(3));
     group.signal(3, "CONT");
     group.await_status(members(4));
     println!("the longest echo took {} ms", longest.as_millis());
-    assert!(longest > Duration::from_millis(300) && longest < Duration::from_secs(2), "{longest:?}");
+    assert!(
+        longest > Duration::from_millis(300) && longest < Duration::from_secs(2),
+        "{longest:?}"
+    );
 }
 
 /// What a program has seen is in a file of its own, which the next one reads.

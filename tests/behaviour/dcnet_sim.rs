@@ -6,7 +6,10 @@
 #[path = "dcnet/net.rs"]
 mod net;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use cepa::dcnet::{
     blame::{Blamed, Case, View},
@@ -101,6 +104,28 @@ fn a_convicted_party_is_out_and_the_others_lose_nothing() {
     assert!(!net.nodes.contains_key(&PartyRef::Client(3)));
     net.join(PartyRef::Client(3));
     assert!(!net.nodes.contains_key(&PartyRef::Client(3)), "it is not let in again");
+}
+
+/// A member that was away when a trustee was convicted hears of it when it joins: it would not take
+/// part in intervals without that trustee otherwise.
+#[test]
+fn whoever_joins_later_hears_of_the_verdicts_there_were() {
+    let mut net = Net::new(4, 3, net::settings(), 18);
+    net.lies(PartyRef::Trustee(2), Lie::Bits, 40);
+    (0..3).for_each(|at| net.join(PartyRef::Trustee(at)));
+    (0..3).for_each(|at| net.join(PartyRef::Client(at)));
+    net.run(SECOND / 10);
+    for at in 0..3 {
+        net.say(at, &pattern(20_000, 1));
+    }
+    net.run_until(10 * SECOND, |net| !net.verdicts.is_empty());
+    assert_eq!(net.verdicts[0].0, Blamed::Party(PartyRef::Trustee(2)));
+    net.run(SECOND / 2);
+    net.join(PartyRef::Client(3));
+    net.run(SECOND / 2);
+    assert_eq!(net.node(PartyRef::Client(3)).error, None);
+    let (_, members) = net.relay.status().interval.unwrap();
+    assert_eq!(members, [0, 1, 2, 3]);
 }
 
 #[test]
@@ -422,14 +447,14 @@ fn longest_pause(net: &mut Net, bytes: usize) -> Duration {
 }
 
 #[test]
-fn a_hung_client_or_two_hold_the_others_up_for_half_a_second() {
+fn a_hung_client_or_two_hold_the_others_up_for_less_than_a_second() {
     for hung in [&[3][..], &[3, 4]] {
         let mut net = Net::full(5, 2, 16);
         net.say(0, &pattern(60_000, 1));
         net.run(SECOND / 50);
         hung.iter().for_each(|at| net.hang(PartyRef::Client(*at)));
         let longest = longest_pause(&mut net, 60_000);
-        assert!(longest < Duration::from_millis(600), "{longest:?}");
+        assert!(longest < Duration::from_millis(850), "{longest:?}");
         let out: Vec<PartyRef> = net.disconnected.iter().map(|(party, _)| *party).collect();
         assert_eq!(out, hung.iter().map(|at| PartyRef::Client(*at)).collect::<Vec<_>>());
     }
@@ -445,7 +470,7 @@ fn who_is_far_away_has_more_time_and_a_relay_that_was_stopped_leaves_nobody_out(
     net.say(0, &pattern(20_000, 1));
     net.run(3 * SECOND);
     net.hang(PartyRef::Client(3));
-    net.run(SECOND / 2);
+    net.run(SECOND * 9 / 10);
     net.resume(PartyRef::Client(3));
     net.run(SECOND / 2);
     assert_eq!(net.disconnected, []);
@@ -454,8 +479,7 @@ fn who_is_far_away_has_more_time_and_a_relay_that_was_stopped_leaves_nobody_out(
     net.say(1, &pattern(20_000, 1));
     net.run(SECOND / 100);
     let late = net.now + 5 * SECOND;
-    let Net { relay, rng, .. } = &mut net;
-    relay.handle_timeout(late, rng);
+    net.relay.handle_timeout(late);
     net.now = late;
     net.run(SECOND);
     assert_eq!(net.disconnected, []);
@@ -575,7 +599,22 @@ fn byzantine_run(seed: u64) {
 #[test]
 fn an_honest_party_is_never_blamed() {
     let runs = std::env::var("CEPA_DCNET_BYZANTINE_RUNS").map_or(200, |runs| runs.parse().unwrap());
-    for seed in 0..runs {
-        byzantine_run(seed);
-    }
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= runs {
+                return;
+            }
+            byzantine_run(seed);
+            if seed % 1000 == 999 {
+                println!("{} of {runs} runs", seed + 1);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
 }

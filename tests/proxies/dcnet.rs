@@ -16,10 +16,7 @@ const FIRST: &str = "127.0.0.1:9000";
 pub(crate) fn leaves_through_the_circuit(stage: &Stage) {
     let dir = tempfile::tempdir().unwrap();
     let group = dir.path().join("group");
-    run(stage
-        .on("sender")
-        .args([PROGRAM, "dcnet", "config", "-c", "3", "-t", "2"])
-        .arg(&group));
+    run(stage.on("sender").args([PROGRAM, "dcnet", "config", "-c", "3", "-t", "2"]).arg(&group));
     let log = dir.path().join("log");
     // `via-onion` alone is the port at which a client listens unless told otherwise.
     let mut parties = stage

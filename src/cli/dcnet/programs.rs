@@ -19,8 +19,8 @@ use crate::{
         store,
     },
     dcnet_run::{
-        exits, hub, keeper::Keeper, page, party, seed_parties, seed_relay, status, supervisor as supervising,
-        test_client as testing,
+        client as client_program, exits, hub, keeper::Keeper, page, party, seed_parties,
+        seed_relay, status, supervisor as supervising, test_client as testing,
     },
     telemetry::{control::ControlServer, service_manager::ready},
 };
@@ -96,6 +96,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         return Err(DcnetError::config("relay.json", "secret", "is not that of relay.key").into());
     }
     let setup = hub::Setup {
+        verdicts: store::load_verdicts(&args.config_dir)?,
         last_number: store::load_interval(&args.config_dir)?.interval.number,
         group: Arc::new(group),
         identity,
@@ -156,7 +157,8 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
     let pseudonym = own.session.pseudonym()?;
     let keeper = keeper(&own, &args.config_dir);
     let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?), args.delay_ms)?;
-    let running = party::run_client(secrets, u16::try_from(slot)?, pseudonym, listener, keeper);
+    let running =
+        client_program::run_client(secrets, u16::try_from(slot)?, pseudonym, listener, keeper);
     ready();
     LocalSet::new().run_until(running).await
 }

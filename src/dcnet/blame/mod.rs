@@ -37,6 +37,7 @@ use crate::dcnet::{
     group::Group,
     interval::{Interval, SignedInterval},
     member::PartyRef,
+    message::Reader,
     proof::Schnorr,
 };
 
@@ -83,6 +84,24 @@ pub struct VerdictFile {
 }
 
 impl VerdictFile {
+    /// As a PAST message has it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(4 + self.interval.len() + self.case.len());
+        ask::put(&mut out, &self.interval);
+        out.extend_from_slice(&self.case);
+        out
+    }
+
+    /// The body of a PAST message.
+    ///
+    /// # Errors
+    /// When it is too short for its interval.
+    pub fn parse(body: &[u8]) -> Result<Self, DcnetError> {
+        let mut reader = Reader::new("PAST", body);
+        let interval = ask::get(&mut reader)?;
+        Ok(Self { interval, case: reader.rest().to_vec() })
+    }
+
     /// Checks every signature and judges.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 //! | INTERVAL | READY, once its signatures, set and nonce hold |
 //! | DOWN | UP: pads alone, or the slot's sealed cell within them; once per round |
 //! | ASK | ANSWER (see [`crate::dcnet::blame`]) |
-//! | VERDICT | nothing; it is judged anew, and the convicted are remembered |
+//! | VERDICT, PAST | nothing; it is judged anew, and the convicted are remembered |
 //!
 //! The relay must not see from a client's link which slot is its own. So nothing that depends on
 //! it happens before the answers have left: what came for the pseudonym is opened, and its next
@@ -213,9 +213,10 @@ impl Client {
             kind::DOWN => self.handle_down(body, rng),
             kind::ASK => self.handle_ask(body, rng),
             kind::VERDICT => self.handle_verdict(body),
+            kind::PAST => self.member.hear_past(body),
             other => Err(DcnetError::OutOfPlace {
                 what: format!("message {other}"),
-                state: "a client awaits INTERVAL, DOWN, ASK or VERDICT".into(),
+                state: "a client awaits INTERVAL, DOWN, ASK, VERDICT or PAST".into(),
             }),
         }
     }

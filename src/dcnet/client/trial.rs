@@ -26,11 +26,7 @@ impl Running {
 }
 
 impl Client {
-    pub(super) fn handle_ask(
-        &mut self,
-        body: &[u8],
-        rng: &mut impl Rng,
-    ) -> Result<(), DcnetError> {
+    pub(super) fn handle_ask(&mut self, body: &[u8], rng: &mut impl Rng) -> Result<(), DcnetError> {
         let ask = blame::Ask::parse(body)?;
         let Some(running) = &self.running else { return Err(part::no_interval("ASK")) };
         let view = running.view(&self.member.group);

@@ -68,6 +68,11 @@ impl Relay {
             return Err(refuse("it has a link"));
         }
         self.links.insert(party, nonce);
+        for verdict in &self.past {
+            let mut framed = Vec::new();
+            message::frame(&mut framed, kind::PAST, &[&verdict.to_bytes()]);
+            self.out.push_back(Transmit::To(party, framed));
+        }
         self.changed = Some(now);
         Ok(())
     }
@@ -104,7 +109,7 @@ impl Relay {
         [proposal, prepared].into_iter().flatten().min()
     }
 
-    pub(super) fn membership_timeout(&mut self, now: Instant, rng: &mut impl Rng) {
+    pub(super) fn membership_timeout(&mut self, now: Instant) {
         if self.proposal.as_ref().is_some_and(|proposal| now >= proposal.deadline)
             && let Some(proposal) = self.proposal.take()
         {
@@ -122,7 +127,7 @@ impl Relay {
         }
         if self.changed.is_some_and(|at| now >= at + self.pace.settle) {
             self.changed = None;
-            self.propose(now, rng);
+            self.propose(now);
         }
     }
 
@@ -140,7 +145,7 @@ impl Relay {
             .collect()
     }
 
-    fn propose(&mut self, now: Instant, rng: &mut impl Rng) {
+    fn propose(&mut self, now: Instant) {
         let (clients, trustees) = (self.members(true), self.members(false));
         let settings = &self.group.system.settings;
         let convicted = self.banned.iter().filter(|party| matches!(party, PartyRef::Trustee(_)));
@@ -172,7 +177,6 @@ impl Relay {
         for member in &interval.trustees {
             self.out.push_back(Transmit::To(PartyRef::Trustee(member.index), framed.clone()));
         }
-        let _ = rng;
         self.proposal = Some(Proposal {
             signatures: vec![None; interval.trustees.len()],
             interval,

@@ -27,7 +27,7 @@ use std::{
 use rand::Rng;
 
 use crate::dcnet::{
-    blame::{Blamed, Case},
+    blame::{Blamed, Case, VerdictFile},
     error::DcnetError,
     group::Group,
     identity::Identity,
@@ -69,7 +69,7 @@ impl Default for Pace {
             idle: Duration::from_millis(1),
             asleep: Duration::from_millis(10),
             patience: Duration::from_secs(3),
-            hung: Duration::from_millis(400),
+            hung: Duration::from_millis(600),
             settle: Duration::from_millis(20),
             round_robin: false,
         }
@@ -126,6 +126,8 @@ pub struct Relay {
     pace: Pace,
     links: BTreeMap<PartyRef, Nonce>,
     banned: Vec<PartyRef>,
+    /// The verdicts that convicted them, for whoever joins.
+    past: Vec<VerdictFile>,
     running: Option<Running>,
     proposal: Option<Proposal>,
     prepared: Option<Prepared>,
@@ -175,6 +177,7 @@ impl Relay {
             pace,
             links: BTreeMap::new(),
             banned: Vec::new(),
+            past: Vec::new(),
             running: None,
             proposal: None,
             prepared: None,
@@ -191,6 +194,18 @@ impl Relay {
             out: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Takes a verdict of an earlier start over: its party stays out.
+    ///
+    /// # Errors
+    /// When the case is not what it claims to be.
+    pub fn recall(&mut self, verdict: VerdictFile) -> Result<(), DcnetError> {
+        if let Blamed::Party(party) = verdict.judge(&self.group)? {
+            self.banned.push(party);
+            self.past.push(verdict);
+        }
+        Ok(())
     }
 
     /// The next bytes for a link.
@@ -238,9 +253,9 @@ impl Relay {
     ) -> Result<(), DcnetError> {
         match (kind, party) {
             (kind::UP, PartyRef::Client(_)) | (kind::PAD, PartyRef::Trustee(_)) => {
-                self.handle_share(now, party, body, rng)
+                self.handle_share(now, party, body)
             }
-            (kind::CHECK, _) => self.handle_check(now, party, body, rng),
+            (kind::CHECK, _) => self.handle_check(now, party, body),
             (kind::SIGN, PartyRef::Trustee(at)) => self.handle_sign(now, at, body, rng),
             (kind::READY, _) => self.handle_ready(now, party, body),
             (kind::ANSWER, _) => self.handle_answer(now, party, body),
@@ -261,8 +276,8 @@ impl Relay {
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant, rng: &mut impl Rng) {
-        self.membership_timeout(now, rng);
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.membership_timeout(now);
         self.trial_timeout(now);
         self.stalled(now);
         self.pump(now);
@@ -285,7 +300,9 @@ impl Relay {
         self.last_blame = Some(blamed);
         self.events.push_back(RelayEvent::Verdict(blamed, bytes));
         self.last_trial = self.trial.take().map(|trial| now.duration_since(trial.started));
-        if let Blamed::Party(party) = blamed {
+        if let (Blamed::Party(party), Some(running)) = (blamed, &self.running) {
+            let interval = running.signed.to_bytes();
+            self.past.push(VerdictFile { interval, case: case.to_bytes() });
             self.banned.push(party);
             self.disconnect(party, "convicted of disrupting the group");
             self.changed = Some(now);

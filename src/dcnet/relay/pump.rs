@@ -9,7 +9,6 @@ use std::{
 };
 
 use curve25519_dalek::Scalar;
-use rand::Rng;
 
 use crate::dcnet::{
     client::SIGN_EVERY,
@@ -41,14 +40,13 @@ impl Relay {
         now: Instant,
         party: PartyRef,
         body: &[u8],
-        rng: &mut impl Rng,
     ) -> Result<(), DcnetError> {
         let Some(running) = &mut self.running else { return Ok(()) };
         running.add(party, body)?;
         let mut any = false;
         while let Some(decoded) = self.running.as_mut().and_then(|r| r.take_complete(now)) {
             any = true;
-            self.handle_decoded(now, decoded, rng);
+            self.handle_decoded(now, decoded);
         }
         if any {
             self.try_switch();
@@ -62,9 +60,7 @@ impl Relay {
         now: Instant,
         party: PartyRef,
         body: &[u8],
-        rng: &mut impl Rng,
     ) -> Result<(), DcnetError> {
-        let _ = rng;
         let keep = self.trial.as_ref().map_or(u64::MAX, |trial| trial.keep_from());
         let Some(running) = &mut self.running else { return Ok(()) };
         let mut reader = Reader::new("CHECK", body);
@@ -80,7 +76,7 @@ impl Relay {
         Ok(())
     }
 
-    fn handle_decoded(&mut self, now: Instant, decoded: Decoded, rng: &mut impl Rng) {
+    fn handle_decoded(&mut self, now: Instant, decoded: Decoded) {
         self.counters.rounds += 1;
         self.read_requests(&decoded.requests);
         let slot = decoded.issued.slot;
@@ -90,7 +86,7 @@ impl Relay {
         let at = usize::from(slot);
         let silent = decoded.key == Scalar::ZERO && decoded.cell.iter().all(|byte| *byte == 0);
         let outcome = if decoded.issued.accusation {
-            self.trial_key(now, &decoded, rng);
+            self.trial_key(now, &decoded);
             Outcome::Idle
         } else if silent {
             self.slots[at].active = self.slots[at].wanted;

@@ -88,24 +88,33 @@ impl Window {
 
 /// Rounds seen before the path is known.
 const KNOWN: u32 = 16;
+/// How long a slow round is remembered at least.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: a multiple of what the slowest of the recent rounds took.
 #[derive(Debug, Default)]
 struct Tempo {
-    slowest: Duration,
+    /// Of the last five seconds, and of the five before.
+    slowest: [Duration; 2],
+    since: Option<Instant>,
     seen: u32,
     /// The round that was found overdue, and when.
     overdue: Option<(u64, Instant)>,
 }
 
 impl Tempo {
-    fn measured(&mut self, took: Duration) {
-        self.slowest = took.max(self.slowest - self.slowest / 64);
+    fn measured(&mut self, now: Instant, took: Duration) {
+        if now.duration_since(*self.since.get_or_insert(now)) > RECENT {
+            self.slowest = [Duration::ZERO, self.slowest[0]];
+            self.since = Some(now);
+        }
+        self.slowest[0] = self.slowest[0].max(took);
         self.seen = self.seen.saturating_add(1);
     }
 
     fn bound(&self, pace: &Pace) -> Duration {
-        let known = (self.seen >= KNOWN).then(|| (self.slowest * 8).max(pace.hung));
+        let slowest = self.slowest[0].max(self.slowest[1]);
+        let known = (self.seen >= KNOWN).then(|| (slowest * 8).max(pace.hung));
         known.unwrap_or(pace.patience).min(pace.patience)
     }
 }
@@ -294,7 +303,7 @@ impl Running {
         self.base += 1;
         let took = now.duration_since(issued.at);
         self.window.measured(now, took);
-        self.tempo.measured(took);
+        self.tempo.measured(now, took);
         Some(Decoded {
             round: number,
             key: round.client_key - issued.h * round.trustee_key,

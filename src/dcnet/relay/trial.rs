@@ -9,7 +9,6 @@ use std::{
 };
 
 use curve25519_dalek::Scalar;
-use rand::Rng;
 
 use crate::dcnet::{
     blame::{
@@ -93,8 +92,7 @@ impl Relay {
         }
     }
 
-    pub(super) fn trial_key(&mut self, now: Instant, decoded: &Decoded, rng: &mut impl Rng) {
-        let _ = rng;
+    pub(super) fn trial_key(&mut self, now: Instant, decoded: &Decoded) {
         let Some(trial) = &mut self.trial else { return };
         let Stage::Accusing { keys, .. } = &mut trial.stage else { return };
         keys.push(Suspect { round: decoded.round, h: decoded.issued.h, k: decoded.key });

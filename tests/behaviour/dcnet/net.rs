@@ -165,6 +165,11 @@ impl Net {
         net
     }
 
+    /// From a round on, this party lies once it has joined.
+    pub fn lies(&mut self, party: PartyRef, lie: Lie, from: u64) {
+        self.liar = Some((party, lie, from));
+    }
+
     pub fn join_all(&mut self) {
         for at in 0..self.group.trustees.len() {
             self.join(PartyRef::Trustee(at as u16));
@@ -309,7 +314,7 @@ impl Net {
             let (_, party, to_relay, bytes) = self.wire.pop_front().unwrap();
             if to_relay { self.at_relay(party, &bytes) } else { self.at_party(party, &bytes) }
         } else {
-            self.relay.handle_timeout(self.now, &mut self.rng);
+            self.relay.handle_timeout(self.now);
         }
         self.drain();
         true
