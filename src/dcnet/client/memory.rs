@@ -15,13 +15,18 @@ impl Client {
     /// What the next program has to know; `speaking` before a connection is opened.
     pub fn memory(&self, speaking: bool) -> ClientMemory {
         let mut spoken = self.spoken.clone();
+        let least = self.member.group.system.settings.min_anonymity_set;
         if speaking || self.is_live() {
             for running in [&self.running, &self.next].into_iter().flatten() {
                 let present = members(&running.part);
-                spoken = Some(match spoken {
-                    Some(spoken) => &spoken & &present,
+                let together = match &spoken {
+                    Some(spoken) => spoken & &present,
                     None => present,
-                });
+                };
+                // Among fewer it pauses.
+                if together.len() >= least {
+                    spoken = Some(together);
+                }
             }
         }
         ClientMemory { spoken, convicted: self.member.convicted.clone() }

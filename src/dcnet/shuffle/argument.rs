@@ -280,7 +280,7 @@ mod tests {
         assert!(!convinces(&doubled, &c, &[1, 3, 2, 1]));
         // A multiple of one key is told apart from that of all.
         let mut scaled = output.clone();
-        scaled.keys[2] += scaled.keys[2];
+        scaled.keys[2] = output.keys[2] + output.keys[2];
         assert!(!convinces(&scaled, &c, &[1, 3, 2, 0]));
         let mut rebased = output.clone();
         rebased.base += rebased.base;
