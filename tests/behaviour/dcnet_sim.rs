@@ -13,7 +13,7 @@ use std::{
 
 use cepa::dcnet::{
     blame::{Blamed, Case, View},
-    client::ClientEvent,
+    client::{ClientEvent, SIGN_EVERY},
     error::DcnetError,
     member::PartyRef,
     message::{Down, kind},
@@ -22,6 +22,14 @@ use net::{Lie, Net};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 const SECOND: Duration = Duration::from_secs(1);
+const LIES: [Lie; 6] = [
+    Lie::Bits,
+    Lie::BitsThenOneFalse,
+    Lie::Key,
+    Lie::KeyThenHonest,
+    Lie::KeyThenOneFalse,
+    Lie::KeyThenClaimed,
+];
 
 fn pattern(len: usize, salt: u8) -> Vec<u8> {
     (0..len).map(|at| (at % 249) as u8 ^ salt).collect()
@@ -67,10 +75,8 @@ fn convict(party: PartyRef, lie: Lie, seed: u64) -> (Net, Option<Blamed>) {
 #[test]
 fn every_kind_of_liar_is_convicted_and_everybody_agrees() {
     let parties = [PartyRef::Client(2), PartyRef::Trustee(1)];
-    let lies =
-        [Lie::Bits, Lie::BitsThenOneFalse, Lie::Key, Lie::KeyThenHonest, Lie::KeyThenOneFalse];
     for (seed, party) in parties.into_iter().enumerate() {
-        for lie in lies {
+        for lie in LIES {
             let (mut net, blamed) = convict(party, lie, 10 + seed as u64);
             assert_eq!(
                 blamed,
@@ -195,6 +201,26 @@ fn a_relay_that_tells_one_client_something_else_is_caught_by_it() {
         assert_eq!(net.node(PartyRef::Client(at)).error, None);
     }
     assert!(net.verdicts.iter().all(|(blamed, _)| !matches!(blamed, Blamed::Party(_))));
+}
+
+/// Where no slot is open nothing is jammed for a while and nobody asks: the next signature tells,
+/// before a turn unasked does.
+#[test]
+fn a_silent_client_that_was_told_something_else_finds_it_in_the_signed_history() {
+    let mut net = Net::full(3, 2, 19);
+    let mut bent = false;
+    // A frame more, for a slot that is none of theirs.
+    net.bend = Some(Box::new(move |party, kind, body| {
+        if !bent && party == PartyRef::Client(1) && kind == kind::DOWN {
+            body.extend_from_slice(&[0, 77, 0, 0]);
+            bent = true;
+        }
+    }));
+    net.run(SECOND / 2);
+    let error = |at| net.node(PartyRef::Client(at)).error.clone();
+    let Some(DcnetError::Equivocation { round }) = error(1) else { panic!("{:?}", error(1)) };
+    assert_eq!(round, SIGN_EVERY, "found by a later question");
+    assert_eq!((error(0), error(2)), (None, None));
 }
 
 #[test]
@@ -564,9 +590,7 @@ fn malformed_messages_end_only_that_link() {
 fn byzantine_run(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let (clients, trustees) = (rng.random_range(2..6), rng.random_range(1..4));
-    let lies =
-        [Lie::Bits, Lie::BitsThenOneFalse, Lie::Key, Lie::KeyThenHonest, Lie::KeyThenOneFalse];
-    let lie = lies[rng.random_range(0..lies.len())];
+    let lie = LIES[rng.random_range(0..LIES.len())];
     let liar = if rng.random_bool(0.5) {
         PartyRef::Client(rng.random_range(0..clients) as u16)
     } else {

@@ -43,7 +43,12 @@ pub enum Lie {
     KeyThenHonest,
     /// The same, and claims another commitment for one counterpart.
     KeyThenOneFalse,
+    /// The same, and claims what it has sent, which its proof does not cover.
+    KeyThenClaimed,
 }
+
+/// What [`Lie::KeyThenClaimed`] adds.
+const CLAIMED: Scalar = Scalar::ONE;
 
 pub struct Liar {
     lie: Lie,
@@ -544,6 +549,7 @@ fn lie(node: &mut Node, group: &Group, party: PartyRef, bytes: &[u8], rng: &mut 
                             cell[at] ^= (rng.next_u32() as u8) | 1;
                         }
                     }
+                    Lie::KeyThenClaimed => key = key.map(|key| key + CLAIMED),
                     _ => {
                         if let Some(key) = &mut key {
                             *key += Scalar::from(rng.next_u64() | 1);
@@ -574,6 +580,7 @@ fn lie(node: &mut Node, group: &Group, party: PartyRef, bytes: &[u8], rng: &mut 
                     points[0] += shift;
                 }
                 (Lie::Key, Content::Key(share, ..)) => *share += Scalar::ONE,
+                (Lie::KeyThenClaimed, Content::Key(share, ..)) => *share += CLAIMED,
                 _ => {}
             }
             message::frame(&mut out, kind, &[&answer.to_bytes(&node.identity)]);
