@@ -250,7 +250,9 @@ pub(super) struct BenchArgs {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        crate::telemetry::logs::init("dcnet", "info")?;
+        // A bench prints figures; what its parties did on the way is their business.
+        let level = if matches!(self.command, Command::Bench(_)) { "error" } else { "info" };
+        crate::telemetry::logs::init("dcnet", level)?;
         crate::dcnet_run::supervisor::end_with_supervisor();
         match self.command {
             Command::Config(args) => bootstrap::config(&args),

@@ -29,6 +29,8 @@ pub struct Plan {
     pub exit: String,
     /// Arguments for every party, such as `--wire seed`.
     pub extra: Vec<OsString>,
+    /// Whether their logs are left out.
+    pub quiet: bool,
 }
 
 /// The variable that tells a party to end when its standard input does.
@@ -53,11 +55,18 @@ pub struct Party {
     pub child: Child,
 }
 
-fn start(program: &Path, name: String, arguments: Vec<OsString>) -> anyhow::Result<Party> {
+fn start(
+    program: &Path,
+    name: String,
+    arguments: Vec<OsString>,
+    quiet: bool,
+) -> anyhow::Result<Party> {
+    let log = if quiet { Stdio::null() } else { Stdio::inherit() };
     let child = Command::new(program)
         .args(&arguments)
         .env(SUPERVISED, "1")
         .stdin(Stdio::piped())
+        .stderr(log)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("starting {name}"))?;
@@ -85,14 +94,16 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
         arguments.push(plan.dir.clone().into());
         arguments.extend(["--exit".into(), OsString::from(&plan.exit)]);
         arguments.extend(plan.extra.iter().cloned());
-        parties.push(start(&program, "relay".into(), arguments)?);
+        parties.push(start(&program, "relay".into(), arguments, plan.quiet)?);
     }
     for (at, id) in plan.trustees.iter().enumerate() {
-        parties.push(start(&program, format!("trustee {at}"), party_args("trustee", 0, id))?);
+        let arguments = party_args("trustee", 0, id);
+        parties.push(start(&program, format!("trustee {at}"), arguments, plan.quiet)?);
     }
     for (at, id) in plan.clients.iter().enumerate() {
         let port = plan.first_port + u16::try_from(at)?;
-        parties.push(start(&program, format!("client {at}"), party_args("client", port, id))?);
+        let arguments = party_args("client", port, id);
+        parties.push(start(&program, format!("client {at}"), arguments, plan.quiet)?);
     }
     Ok(parties)
 }

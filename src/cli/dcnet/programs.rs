@@ -231,6 +231,7 @@ pub(super) async fn supervisor(args: SupervisorArgs) -> anyhow::Result<()> {
         relay: args.relay.then_some(group.system.relay.port),
         exit: args.exit,
         extra: vec!["--wire".into(), wire.into()],
+        quiet: false,
     };
     let mut parties = supervising::start_all(&plan)?;
     log::info!("started {} processes; Ctrl-C ends them", parties.len());

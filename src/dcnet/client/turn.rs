@@ -19,6 +19,9 @@ use crate::dcnet::{
 
 use super::{Client, ClientEvent, SENT_MAX, Sent, lane, remember};
 
+/// Idle cells that wait: as many turns may come before the next are sealed.
+const IDLE_READY: usize = 8;
+
 /// A sealed cell that waits for its turn.
 pub(super) struct Ready {
     key: Scalar,
@@ -157,7 +160,8 @@ impl Client {
         }
         if !self.is_live() {
             self.ready.clear();
-        } else if self.ready.is_empty() {
+        }
+        while self.is_live() && self.ready.len() < most.min(IDLE_READY) {
             self.seal(None, &[], len, rng);
         }
     }

@@ -31,6 +31,12 @@ const RESULTS_MAX: usize = 128;
 const DOWN_MAX: usize = 8 * 1024;
 /// Of these, bytes of one slot.
 const DOWN_SLOT_MAX: usize = 4 * 1024;
+/// Who spoke within this time may speak again.
+const LATELY: Duration = Duration::from_secs(1);
+/// A path that takes so long holds several rounds at once,
+const FAR: Duration = Duration::from_millis(5);
+/// as many as this.
+const TURNS: u32 = 6;
 /// Every so many rounds an idle slot has its turn unasked, lest jammed requests starve it.
 const UNASKED: u64 = 32;
 
@@ -182,19 +188,27 @@ impl Relay {
             || self.pace.round_robin
     }
 
-    /// When the next idle round is due.
+    /// When [`Relay::pump`] or [`Relay::stalled`] has something to do.
     pub(super) fn pump_deadline(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        if running.in_flight() > 0 {
-            return running.overdue_at(&self.pace);
-        }
+        let overdue = running.overdue_at(&self.pace).filter(|_| running.in_flight() > 0);
+        [overdue, self.idle_due().filter(|_| running.has_room())].into_iter().flatten().min()
+    }
+
+    /// When the next round is due that nobody asked for. While somebody spoke lately and the path
+    /// takes long, several are under way: a turn is never further off than a part of the path.
+    fn idle_due(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
         let last = running.last_issue?;
         let quiet = self.last_data.map(|at| last.saturating_duration_since(at));
-        Some(match quiet {
-            Some(quiet) if quiet < self.pace.eager => last,
-            Some(quiet) if quiet < Duration::from_secs(1) => last + self.pace.idle,
-            _ => last + self.pace.asleep,
-        })
+        let lately = quiet.is_some_and(|quiet| quiet < LATELY);
+        match running.window.path().filter(|path| lately && *path >= FAR) {
+            Some(path) => Some(last + path / TURNS),
+            None if running.in_flight() > 0 => None,
+            None if quiet.is_some_and(|quiet| quiet < self.pace.eager) => Some(last),
+            None if lately => Some(last + self.pace.idle),
+            None => Some(last + self.pace.asleep),
+        }
     }
 
     /// Parties that keep the oldest round open for too long are left out.
@@ -210,12 +224,10 @@ impl Relay {
     /// Opens as many rounds as there is use and room for.
     pub(super) fn pump(&mut self, now: Instant) {
         loop {
-            let hot = self.is_hot();
-            let due = self.pump_deadline().is_none_or(|at| now >= at);
             let Some(running) = &self.running else { return };
-            let window = running.window.rounds();
-            let idle_turn = due && running.in_flight() == 0;
-            if running.draining || running.in_flight() >= window || !(hot || idle_turn) {
+            let first = running.last_issue.is_none();
+            let due = first || self.idle_due().is_some_and(|at| now >= at);
+            if !running.has_room() || !(due || self.is_hot()) {
                 return;
             }
             self.issue(now);

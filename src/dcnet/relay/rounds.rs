@@ -71,6 +71,11 @@ impl Window {
         rounds.max(1)
     }
 
+    /// What the quickest recent round took.
+    pub(super) fn path(&self) -> Option<Duration> {
+        self.best_since.map(|_| self.best)
+    }
+
     fn measured(&mut self, now: Instant, took: Duration) {
         let stale =
             self.best_since.is_none_or(|at| now.duration_since(at) > Duration::from_secs(5));
@@ -184,6 +189,11 @@ impl Running {
                 Some(interval.clients.len() + place)
             }
         }
+    }
+
+    /// Whether another round may be opened.
+    pub(super) fn has_room(&self) -> bool {
+        !self.draining && self.in_flight() < self.window.rounds()
     }
 
     pub(super) fn in_flight(&self) -> usize {

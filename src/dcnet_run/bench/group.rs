@@ -133,6 +133,7 @@ impl Group {
             relay: None,
             exit: String::new(),
             extra: vec!["--delay-ms".into(), self.plan.rtt.as_millis().to_string().into()],
+            quiet: true,
         }
     }
 
