@@ -14,6 +14,8 @@ pub mod one_node;
 pub mod ports;
 pub mod refusals;
 pub mod roaming;
+pub mod share;
+mod share_view;
 pub mod speed;
 pub mod traffic;
 pub mod wire_image;
