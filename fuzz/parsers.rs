@@ -34,8 +34,8 @@ use cepa::{
         stream::{BodySink, Packer, Reassembler},
     },
     model::{
-        BODY_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropCounters, ExitPolicy, NodeId,
-        PacketBatch,
+        BODY_LEN, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropCounters, ExitPolicy,
+        NodeId, PacketBatch,
     },
     peer::{
         geometry::Size,
@@ -49,8 +49,8 @@ use cepa::{
         Answer, BodyHeader, ControlFragment, CreatePrefix, ExtendValue, OaepPlain, PairMessage,
         Probe, ProbeAnswer,
         share::{
-            BridgeDatagram, BridgeNotice, ChannelFrame, Envelope, JoinPrefix, Order, Segment,
-            ToPeer, ToTracker,
+            BridgeDatagram, BridgeNotice, ChannelFrame, CodeGreeting, CodeHead, CodePart, CodeSlot,
+            Envelope, JoinPrefix, Order, Segment, ToPeer, ToTracker, parse_route,
         },
     },
 };
@@ -88,6 +88,7 @@ pub(crate) const ALL: &[Parser] = &[
     ("share_order", share_order),
     ("share_channel", share_channel),
     ("share_bridge", share_bridge),
+    ("share_code", share_code),
     ("dcnet_answer", dcnet_answer),
     ("dcnet_files", dcnet_files),
     ("peer_link", peer_link),
@@ -396,6 +397,33 @@ fn share_bridge(bytes: &[u8]) {
     if let Ok(join) = JoinPrefix::parse(bytes) {
         assert_eq!(JoinPrefix::parse(&join.emit()), Ok(join));
     }
+}
+
+/// A cell as a relay sees it, and what a code brings once it is open.
+fn share_code(bytes: &[u8]) {
+    let mut cell = [0; CELL_LEN];
+    let length = bytes.len().min(CELL_LEN);
+    cell[..length].copy_from_slice(&bytes[..length]);
+    let message = CodeHead::parse_message(&cell);
+    for head in CodeHead::parse_setup(&cell).into_iter().chain([message]) {
+        let mut again = cell;
+        head.emit(&mut again);
+        assert_eq!(again, cell, "what was read is written the same");
+    }
+    if let Some(Ok(slot)) = bytes.first_chunk().map(CodeSlot::parse) {
+        assert_eq!(bytes.first_chunk(), Some(&slot.emit()));
+    }
+    if let Ok(greeting) = CodeGreeting::parse(bytes) {
+        let mut again = [0; 958];
+        greeting.emit(&mut again);
+        assert_eq!(CodeGreeting::parse(&again), Ok(greeting));
+    }
+    if let Ok(part) = CodePart::parse(bytes) {
+        let mut again = [0; 3000];
+        part.emit(&mut again);
+        assert!(CodePart::parse(&again).is_ok_and(|again| again.heard == part.heard));
+    }
+    let _ = parse_route(bytes);
 }
 
 /// An answer of blame is read in an interval of a group.

@@ -12,9 +12,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 
+use self::access::Access;
 use super::{output::OutputFlags, settings_flags::SettingsFlags};
 use crate::{
-    config::{PeerConfig, Settings},
+    config::{Loaded, PeerConfig, Settings},
     telemetry::logs,
 };
 
@@ -97,17 +98,29 @@ impl Args {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let json = self.output.json;
-        let result = runtime.block_on(async {
-            match self.command {
-                Command::Share(args) => commands::share(&loaded, args, json).await,
-                Command::Get(args) => commands::get(&loaded, args, json).await,
-                Command::Ls(args) => commands::ls(&loaded, args, json).await,
-                Command::Unshare(args) => commands::unshare(&loaded, &args.what).await,
-                Command::Serve => serve::run(&loaded).await,
-            }
-        });
+        let result = runtime.block_on(self.command.run(&loaded, json));
         // A thread may be in the middle of a long read; nothing waits for it.
         runtime.shutdown_timeout(Duration::from_millis(300));
+        result
+    }
+}
+
+impl Command {
+    async fn run(self, loaded: &Loaded<PeerConfig>, json: bool) -> anyhow::Result<()> {
+        match &self {
+            Self::Serve => return serve::run(loaded).await,
+            Self::Get(args) => commands::check_what(args)?,
+            _ => {}
+        }
+        let access = Access::open(loaded).await?;
+        let result = match self {
+            Self::Share(args) => commands::share(&access, args, json).await,
+            Self::Get(args) => commands::get(&access, loaded, args, json).await,
+            Self::Ls(args) => commands::ls(&access, args, json).await,
+            Self::Unshare(args) => commands::unshare(&access, &args.what).await,
+            Self::Serve => Ok(()),
+        };
+        access.end().await;
         result
     }
 }

@@ -14,8 +14,10 @@ use anyhow::Context;
 use super::{
     ExitCode, Failure,
     output::{self, OutputFlags, say},
+    rig_files::FilesArgs,
     rig_flood::FloodArgs,
     rig_peers::PeersArgs,
+    rig_rogue::RogueArgs,
     rig_text,
 };
 use crate::rig::{
@@ -47,6 +49,8 @@ enum Action {
     Bench(BenchArgs),
     /// Measure cepa beside what one would pick instead, over the same hosts (see: scripts/bench-peers)
     Peers(PeersArgs),
+    /// Measure a file from one and from four uploaders, beside ipv8's tunnels (see: scripts/bench-peers)
+    Files(FilesArgs),
     /// Measure what CREATEs cost: building a circuit, and a flood of forged ones
     Flood(FloodArgs),
     /// Bring the network up, to play with
@@ -77,6 +81,9 @@ enum Action {
         /// What to do, as JSON
         tool: String,
     },
+    /// Offer a file, and do not behave
+    #[command(hide = true)]
+    Rogue(RogueArgs),
     /// Become a program in a host
     #[command(hide = true)]
     Inside {
@@ -179,6 +186,7 @@ impl Args {
             Action::Run(run) => run.run(),
             Action::Bench(bench) => bench.run(),
             Action::Peers(peers) => peers.run(),
+            Action::Files(files) => files.run(),
             Action::Flood(flood) => flood.run(),
             Action::Up(up) => up.up(),
             Action::Hold(up) => session::hold(&up.options()?, up.bare, say_ready),
@@ -192,6 +200,7 @@ impl Args {
                 Ok(())
             }
             Action::Agent { tool } => agent::run(&tool),
+            Action::Rogue(rogue) => rogue.run(),
             Action::Inside { namespace, host, program } => {
                 network::inside(&namespace, &host, &program)
             }

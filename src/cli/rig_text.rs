@@ -59,6 +59,12 @@ pub(super) fn summary(report: &Report) -> String {
     if !picture.is_empty() {
         let _ = write!(text, "\nWho meets whom\n\n{picture}");
     }
+    if !report.parties.is_empty() {
+        let _ = writeln!(text, "\nWhat each party saw of the files\n");
+    }
+    for party in &report.parties {
+        let _ = writeln!(text, "  {:<8} {}", party.who, party.saw);
+    }
     let (kept, all) = report.count();
     let _ = writeln!(text, "\n{kept} of {all} promises are kept.");
     for promise in report.promises.iter().filter(|promise| !promise.kept) {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Cidr, Key, Period, Secret, Settings, Wrong, setting, settings};
 use crate::{
-    directory::{ControllerLink, JoinToken, check_name, is_label},
+    directory::ControllerLink,
     model::{ExitPolicy, Suite},
 };
 
@@ -79,26 +79,7 @@ impl Settings for NodeConfig {
 
     fn check(&self) -> Result<(), Wrong> {
         setting::check_log(&self.log)?;
-        if let Some(name) = &self.name {
-            check_name(name).map_err(|error| Wrong::new("name", error.to_string()))?;
-        }
-        if let Some(operator) = &self.operator
-            && !is_label(operator)
-        {
-            return Err(Wrong::new(
-                "operator",
-                format!("expected 1 to 64 printable ASCII characters, got {operator:?}"),
-            ));
-        }
-        if let Some(join) = &self.join
-            && join.reveal().parse::<JoinToken>().is_err()
-        {
-            return Err(Wrong::new(
-                "join",
-                "expected a token as `cepa controller token new` prints it (cepa-join://...), got \
-                 something else",
-            ));
-        }
+        setting::check_member(self.name.as_deref(), self.operator.as_deref(), self.join.as_ref())?;
         if self.userspace && !self.exit {
             return Err(Wrong::new(
                 "userspace",

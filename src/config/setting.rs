@@ -10,7 +10,7 @@ use std::{
 
 use super::{Admission, CableAddress, Cidr, Period, Secret};
 use crate::{
-    directory::ControllerLink,
+    directory::{ControllerLink, JoinToken, check_name, is_label},
     model::{Carrier, ExitPolicy, Suite},
 };
 
@@ -221,6 +221,31 @@ pub(super) fn check_metrics(addr: Option<SocketAddr>) -> Result<(), Wrong> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Checks what every member of the directory is told: its name, its operator, its join token.
+pub(super) fn check_member(
+    name: Option<&str>,
+    operator: Option<&str>,
+    join: Option<&Secret>,
+) -> Result<(), Wrong> {
+    if let Some(name) = name {
+        check_name(name).map_err(|error| Wrong::new("name", error.to_string()))?;
+    }
+    if let Some(operator) = operator.filter(|operator| !is_label(operator)) {
+        return Err(Wrong::new(
+            "operator",
+            format!("expected 1 to 64 printable ASCII characters, got {operator:?}"),
+        ));
+    }
+    if join.is_some_and(|join| join.reveal().parse::<JoinToken>().is_err()) {
+        return Err(Wrong::new(
+            "join",
+            "expected a token as `cepa controller token new` prints it (cepa-join://...), got \
+             something else",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses numbers under `least`.

@@ -6,6 +6,7 @@
 mod aead;
 mod backward;
 mod bridge;
+mod code;
 mod error;
 mod forward;
 mod handshake;
@@ -26,6 +27,9 @@ pub fn seed_randomness() {
 pub use aead::BadTag;
 pub use backward::{BackwardLayer, LinkTag};
 pub use bridge::{BridgeKeys, BridgeLayer, BridgeNames, ConsentKey};
+pub use code::{
+    CodeKeys, CodeRelayKeys, Recognised, agree_along, build_code, open_route, recognise, seal_route,
+};
 pub use error::KeyError;
 pub use forward::{ForwardLayer, ForwardWrap, wrap};
 pub use handshake::{

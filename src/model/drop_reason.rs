@@ -72,11 +72,13 @@ pub enum DropReason {
     BridgeShare,
     /// A queue stayed long: one packet, so that its sender slows down.
     Congestion,
+    /// A tracking code that is not for this node, was changed, or ran out.
+    BadCode,
 }
 
 impl DropReason {
     /// All reasons, in counter order.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::BadLength,
         Self::UnknownCircuit,
         Self::WrongSender,
@@ -110,6 +112,7 @@ impl DropReason {
         Self::NoBridge,
         Self::BridgeShare,
         Self::Congestion,
+        Self::BadCode,
     ];
 
     /// The name used in status, JSON and metrics.
@@ -148,6 +151,7 @@ impl DropReason {
             Self::NoBridge => "no_bridge",
             Self::BridgeShare => "bridge_share",
             Self::Congestion => "congestion",
+            Self::BadCode => "bad_code",
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     data_thread::{DataThread, Handle},
     drop_log::{self, DropLog},
     gateway,
-    http_carrier::{self, OnCells, Polls, carry},
+    http_carrier::{self, LAST_WORDS, OnCells, Polls, carry},
     lock, metrics, phases, raw_gateway,
     relay_service::suites,
     routes::Routes,
@@ -115,7 +115,8 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         // A data path that is too busy loses cells, as a full socket would.
         let _ = cells_to.send(ClientCommand::Cells(from, cells));
     });
-    tasks.spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
+    let carrying =
+        tokio::spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
     tasks.spawn(follow_directory(client, contact.clone(), cache, newest));
     if let Some(routes) = routes {
         tasks.spawn(routes.follow(directories.clone()));
@@ -160,6 +161,8 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
     // A data path that ended by itself no longer listens.
     let _ = data.handle.send(ClientCommand::Stop);
     data.thread.join().map_err(|_| NodeError::DataPath)?;
+    // Neighbours over HTTP are told, too, if they listen.
+    let _ = tokio::time::timeout(LAST_WORDS, carrying).await;
     end
 }
 

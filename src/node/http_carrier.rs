@@ -40,6 +40,8 @@ const MOST_POLLERS: usize = 16_384;
 const FORGET_AFTER: Duration = Duration::from_secs(90);
 /// How long a member may take to answer a post.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long last words may take after the data path has ended.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Cells of a message, without their circuit ids.
 const PART: usize = CELL_LEN - CID_LEN;
 
@@ -159,8 +161,8 @@ pub(crate) type OnCells = Arc<dyn Fn(SocketAddr, Vec<u8>) + Send + Sync>;
 /// Runs of cells that wait for one member.
 type RunQueue = mpsc::Sender<(Cid, Vec<u8>)>;
 
-/// Carries cells for as long as the returned future lives. A client gives `on_cells`, a node the
-/// polls that its door answers.
+/// Carries cells until the data path drops its end of `out`, then posts what still waits; give it
+/// [`LAST_WORDS`] for that. A client gives `on_cells`, a node the polls that its door answers.
 pub(crate) async fn carry(
     mut out: mpsc::Receiver<(HttpPeer, Vec<u8>)>,
     directories: watch::Receiver<Option<Arc<Directory>>>,
@@ -173,10 +175,10 @@ pub(crate) async fn carry(
         Err(error) => return log::error!(event = "http"; "no HTTP client: {error}"),
     };
     let mut members: HashMap<[u8; 8], (SocketAddr, RunQueue)> = HashMap::new();
-    let mut tasks = JoinSet::new();
+    let (mut posts, mut polling) = (JoinSet::new(), JoinSet::new());
     let mut polled: HashMap<Cid, Instant> = HashMap::new();
     while let Some((peer, cells)) = out.recv().await {
-        while tasks.try_join_next().is_some() {}
+        while posts.try_join_next().is_some() || polling.try_join_next().is_some() {}
         let key = match peer {
             HttpPeer::Poller(key) => {
                 polls.push(key, &cells);
@@ -192,7 +194,7 @@ pub(crate) async fn carry(
             members.get(&key).is_none_or(|(known, queue)| *known != addr || queue.is_closed());
         if is_stale {
             let (queue, waiting) = mpsc::channel(MOST_RUNS);
-            tasks.spawn(post_cells(client.clone(), addr, waiting, on_cells.is_some()));
+            posts.spawn(post_cells(client.clone(), addr, waiting, on_cells.is_some()));
             members.insert(key, (addr, queue));
         }
         let Some((_, queue)) = members.get(&key) else { continue };
@@ -202,13 +204,15 @@ pub(crate) async fn carry(
                 polled.retain(|_, since| now.duration_since(*since) < FORGET_AFTER);
                 if polled.insert(cid, now).is_none() {
                     let (from, client) = (peer.addr(), client.clone());
-                    tasks.spawn(poll_cells(client, addr, from, cid, Arc::clone(on_cells)));
+                    polling.spawn(poll_cells(client, addr, from, cid, Arc::clone(on_cells)));
                 }
             }
             // What does not fit is lost like a datagram.
             let _ = queue.try_send((cid, parts));
         }
     }
+    drop((members, polling));
+    while posts.join_next().await.is_some() {}
 }
 
 async fn post_cells(

@@ -28,6 +28,7 @@ mod phases;
 mod poster;
 mod raw_gateway;
 mod reactor;
+mod registration;
 mod relay;
 mod relay_service;
 mod relay_status;

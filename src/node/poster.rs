@@ -1,6 +1,6 @@
 //! Posts to members over HTTP (source 001), in order for each member.
 //!
-//! In: bodies and whom they are for, the directory. Out: requests; orders that failed.
+//! In: bodies and whom they are for, the directory. Out: requests; orders that failed, legs that are gone.
 //! Called by: the services of nodes and of the tracker.
 //!
 //! One connection per member is kept open. A member that is slow or gone delays nobody but itself:
@@ -13,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     directory::{Directory, Problem},
-    model::NodeId,
+    model::{Cid, NodeId},
     wire::share::Order,
 };
 
@@ -35,18 +36,35 @@ pub(crate) struct PostJob {
     pub(crate) to: NodeId,
     /// The body.
     pub(crate) body: Vec<u8>,
-    /// The order that it carries; it comes back if it fails.
-    pub(crate) order: Option<Box<Order>>,
+    /// What it carries, as far as its sender wants to know how that went.
+    pub(crate) about: About,
 }
 
-/// An order that was refused or did not arrive, and why.
-pub(crate) type FailedOrder = (Box<Order>, String);
+/// What a post carries.
+#[derive(Debug)]
+pub(crate) enum About {
+    /// A frame of a peer to its tracker: sent again until it is acknowledged.
+    Frame,
+    /// A frame of the tracker for this leg.
+    Leg(Cid),
+    /// An order.
+    Order(Box<Order>),
+}
+
+/// What came of a post that failed.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// An order was refused or did not arrive, and why.
+    Order(Box<Order>, String),
+    /// The exit knows no such leg: its circuit is gone.
+    LegGone(Cid),
+}
 
 /// Posts everything for as long as the returned future lives.
 pub(crate) async fn post_all(
     mut jobs: mpsc::Receiver<PostJob>,
     directories: watch::Receiver<Option<Arc<Directory>>>,
-    failed: Option<mpsc::Sender<FailedOrder>>,
+    failed: Option<mpsc::Sender<Failed>>,
 ) {
     let client = match reqwest::Client::builder()
         .timeout(PATIENCE)
@@ -86,7 +104,7 @@ async fn post_to(
     client: reqwest::Client,
     addr: SocketAddr,
     mut waiting: mpsc::Receiver<PostJob>,
-    failed: Option<mpsc::Sender<FailedOrder>>,
+    failed: Option<mpsc::Sender<Failed>>,
 ) {
     let url = format!("http://{addr}/");
     while let Some(mut job) = waiting.recv().await {
@@ -98,6 +116,10 @@ async fn post_to(
             Ok(answer) if answer.status().is_success() => continue,
             Ok(answer) => {
                 let status = answer.status();
+                if let (About::Leg(leg), StatusCode::NOT_FOUND) = (&job.about, status) {
+                    tell(&failed, Failed::LegGone(*leg));
+                    continue;
+                }
                 let bytes = answer.bytes().await.unwrap_or_default();
                 serde_json::from_slice::<Problem>(&bytes)
                     .map_or_else(|_| status.to_string(), |problem| problem.detail)
@@ -109,10 +131,16 @@ async fn post_to(
     }
 }
 
-fn fail(failed: &Option<mpsc::Sender<FailedOrder>>, job: PostJob, why: &str) {
-    if let (Some(failed), Some(order)) = (failed, job.order) {
+fn fail(failed: &Option<mpsc::Sender<Failed>>, job: PostJob, why: &str) {
+    if let About::Order(order) = job.about {
+        tell(failed, Failed::Order(order, why.to_owned()));
+    }
+}
+
+fn tell(failed: &Option<mpsc::Sender<Failed>>, what: Failed) {
+    if let Some(failed) = failed {
         // A full queue means that many fail; their sessions then expire.
-        let _ = failed.try_send((order, why.to_owned()));
+        let _ = failed.try_send(what);
     }
 }
 

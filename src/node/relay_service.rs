@@ -5,7 +5,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::http::StatusCode;
@@ -22,22 +22,20 @@ use super::{
     data_thread::{DataThread, Handle},
     door::{self, DoorAnswer, Doorkeeper},
     exit_setup,
-    http_carrier::{self, Polls, carry},
+    http_carrier::{self, LAST_WORDS, Polls, carry},
     metrics,
     poster::post_all,
+    registration::{Listing, Registration, Rotated, Standing, accepted, rotate_keys},
     relay::{DoorMessage, DoorRefusal, Relay, RelayCommand, RelaySettings},
-    relay_status::{self, Rotated, State, StatusSource},
+    relay_status::{self, StatusSource},
 };
 use crate::{
     capture::{route, udp::UdpSocket},
     circuit::NodeLimits,
     config::{NodeConfig, Settings},
-    directory::{
-        Backoff, ClientError, ControllerClient, ControllerLink, DESCRIPTOR_VALIDITY, Descriptor,
-        Directory, DirectoryCache, JoinToken, SignedDescriptor, WIRE_VERSION,
-    },
-    keys::{Identity, OnionKey, OnionKeys, StateDir},
-    model::{ExitPolicy, HttpPeer, Role, Suite},
+    directory::{ControllerClient, ControllerLink, Directory, DirectoryCache},
+    keys::{OnionKeys, StateDir},
+    model::{HttpPeer, Role, Suite},
     telemetry::{
         NodeState,
         control::{ControlServer, Refusal, RefusalKind},
@@ -46,12 +44,8 @@ use crate::{
     wire::share::Envelope,
 };
 
-/// How often the node says that it lives.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Posts to trackers that wait.
 const MOST_POSTS: usize = 1_024;
-/// How often onion keys are looked at.
-const ROTATION_CHECK: Duration = Duration::from_secs(60);
 
 /// Runs a node until it is told to stop.
 ///
@@ -100,13 +94,13 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     let client = ControllerClient::new(link, local)?;
     let contact = Contact::new(link);
     let (newest, directories) = watch::channel(cache.newest().cloned());
-    let since = Some(onion.since());
-    let (state, states) = watch::channel(State { onion_key_since: since, ..State::default() });
+    let first = Standing { onion_key_since: Some(onion.since()), ..Standing::default() };
+    let (standing, standings) = watch::channel(first);
     let (rotate, rotations) = mpsc::channel(1);
 
     let mut tasks = JoinSet::new();
     tasks.spawn(post_all(post_queue, directories.clone(), None));
-    tasks.spawn(carry(http_queue, directories.clone(), polls.clone(), None));
+    let carrying = tokio::spawn(carry(http_queue, directories.clone(), polls.clone(), None));
     let doorman = Doorman { data: data.handle.clone(), directories: directories.clone(), polls };
     tasks.spawn(door::serve(listener, doorman));
     tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
@@ -120,7 +114,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         name: name.to_owned(),
         id: identity.id().to_string(),
         started: Instant::now(),
-        states,
+        standings,
         directories,
         contact: contact.clone(),
         data: data.handle.clone(),
@@ -134,16 +128,26 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
     metrics::start(&mut tasks, config.metrics, page).await?;
     tasks.spawn(relay_status::tell_drops(data.handle.clone()));
     tasks.spawn(control.serve(move |request| relay_status::answer(status.clone(), request)));
+    let keys_to = data.handle.clone();
+    let roles = if config.exit { vec![Role::Relay, Role::Exit] } else { vec![Role::Relay] };
     let registration = Registration {
-        config: config.clone(),
-        name: name.to_owned(),
+        listing: Listing {
+            name: name.to_owned(),
+            port: config.listen.port(),
+            address: config.address,
+            join: config.join.clone(),
+            operator: config.operator.clone(),
+            roles,
+            exit_policy: policy,
+            suites: suites(&config.suites),
+            order_key: None,
+        },
         identity,
         onion,
-        policy,
         client,
         contact,
-        state: state.clone(),
-        data: data.handle.clone(),
+        standing: standing.clone(),
+        on_keys: move |keys| drop(keys_to.send(RelayCommand::OnionKeys(keys))),
         rotations,
     };
     service_manager::status("asking the controller to list it");
@@ -153,10 +157,12 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         Err(error) = registration.keep() => Err(error),
         () = stopped => Ok(()),
     };
-    state.send_modify(|state| state.node = NodeState::Stopping);
+    standing.send_modify(|standing| standing.state = NodeState::Stopping);
     // A data path that ended by itself no longer listens.
     let _ = data.handle.send(RelayCommand::Stop);
     data.thread.join().map_err(|_| NodeError::DataPath)?;
+    // Neighbours over HTTP are told, too, if they listen.
+    let _ = tokio::time::timeout(LAST_WORDS, carrying).await;
     end
 }
 
@@ -221,140 +227,6 @@ impl Doorkeeper for Doorman {
     }
 }
 
-/// Keeps the node listed.
-struct Registration {
-    config: NodeConfig,
-    name: String,
-    identity: Arc<Identity>,
-    onion: OnionKeys,
-    policy: ExitPolicy,
-    client: ControllerClient,
-    contact: Contact,
-    state: watch::Sender<State>,
-    data: Handle<RelayCommand>,
-    rotations: mpsc::Receiver<Rotated>,
-}
-
-impl Registration {
-    /// Registers and renews for ever; comes back only when the node is not admitted at its start.
-    async fn keep(mut self) -> Result<(), NodeError> {
-        let mut rng = StdRng::from_rng(&mut rand::rng());
-        let mut backoff = Backoff::default();
-        let mut admitted = false;
-        let mut next_rotation = Instant::now() + ROTATION_CHECK;
-        self.state.send_modify(|state| state.node = NodeState::Registering);
-        loop {
-            if Instant::now() >= next_rotation {
-                next_rotation = Instant::now() + ROTATION_CHECK;
-                self.rotate(&mut rng)?;
-            }
-            let pause = match self.renew(admitted).await {
-                Ok(pause) => {
-                    self.contact.answered();
-                    admitted = true;
-                    backoff.reset();
-                    pause
-                }
-                Err(NodeError::Client(error @ ClientError::NotAdmitted { .. })) if !admitted => {
-                    self.state.send_modify(|state| state.node = NodeState::NotAdmitted);
-                    return Err(error.into());
-                }
-                Err(NodeError::Client(error)) => {
-                    if matches!(error, ClientError::NotAdmitted { .. }) {
-                        self.state.send_modify(|state| state.node = NodeState::NotAdmitted);
-                    }
-                    let pause = error.retry_after().unwrap_or_else(|| backoff.next_delay(&mut rng));
-                    self.contact.failed(&error, pause);
-                    pause
-                }
-                Err(error) => return Err(error),
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Some(asked) = self.rotations.recv() => {
-                    // The next renewal, which follows at once, carries the new key.
-                    let result = self.rotate_now(&mut rng);
-                    let refusal = |error: NodeError| {
-                        Refusal::new(RefusalKind::Failed, error.to_string())
-                    };
-                    let _ = asked.send(result.map_err(refusal));
-                }
-            }
-        }
-    }
-
-    /// One registration or renewal; returns when the next one is due. Each is signed anew: the
-    /// same bytes again are no sign of life, for anyone could send them.
-    async fn renew(&mut self, admitted: bool) -> Result<Duration, NodeError> {
-        let ip = match self.config.address {
-            Some(address) => address,
-            None => self.client.whoami().await?,
-        };
-        let addr = SocketAddr::new(ip, self.config.listen.port());
-        let descriptor = self.descriptor(addr, Timestamp::now());
-        let descriptor = &SignedDescriptor::sign(&descriptor, &self.identity)?;
-        let registered = match self.client.register(descriptor, None).await {
-            Err(ClientError::NotAdmitted { .. }) if !admitted && self.config.join.is_some() => {
-                let token =
-                    self.config.join.as_ref().map(|join| join.reveal().parse::<JoinToken>());
-                let token = token.transpose()?;
-                self.client.register(descriptor, token.as_ref()).await
-            }
-            other => other,
-        }?;
-        let was = self.state.borrow().node;
-        self.state.send_modify(|state| {
-            state.node =
-                if registered.reachable { NodeState::Registered } else { NodeState::Registering };
-            state.public_address = Some(addr);
-        });
-        if registered.reachable && was != NodeState::Registered {
-            log::info!(event = "registered"; "{} is listed", self.name);
-            service_manager::status("listed");
-        }
-        Ok(Duration::from_secs(registered.renew_in_s).clamp(Duration::from_secs(1), RENEW_EVERY))
-    }
-
-    fn descriptor(&self, addr: SocketAddr, now: Timestamp) -> Descriptor {
-        let roles =
-            if self.config.exit { vec![Role::Relay, Role::Exit] } else { vec![Role::Relay] };
-        let onion = self.onion.current();
-        Descriptor {
-            name: self.name.clone(),
-            addrs: vec![addr],
-            spki: self.identity.spki_der().to_vec(),
-            onion_key: *onion.public(),
-            onion_key_id: onion.id(),
-            roles,
-            exit_policy: self.policy.clone(),
-            suites: suites(&self.config.suites),
-            operator: self.config.operator.clone(),
-            order_key: None,
-            wire_version: WIRE_VERSION,
-            valid_after: now,
-            valid_until: now + DESCRIPTOR_VALIDITY,
-        }
-    }
-
-    fn rotate_now(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
-        let now = Timestamp::now();
-        self.onion.rotate(now, rng)?;
-        self.state.send_modify(|state| state.onion_key_since = Some(now));
-        log::info!(event = "onion_key"; "a new onion key is in use, because somebody asked for it");
-        let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
-        Ok(())
-    }
-
-    fn rotate(&mut self, rng: &mut StdRng) -> Result<(), NodeError> {
-        let now = Timestamp::now();
-        if self.onion.rotate_if_due(now, rng)? {
-            self.state.send_modify(|state| state.onion_key_since = Some(now));
-            log::info!(event = "onion_key"; "a new onion key is in use");
-        }
-        // The previous key's hour may also be over; a busy data path gets the keys next time.
-        let _ = self.data.send(RelayCommand::OnionKeys(accepted(&self.onion, now)?));
-        Ok(())
-    }
 }
 
 fn limits(config: &NodeConfig) -> NodeLimits {
@@ -392,9 +264,4 @@ fn has_aes() -> bool {
 #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
 fn has_aes() -> bool {
     false
-}
-
-fn accepted(onion: &OnionKeys, now: Timestamp) -> Result<Arc<Vec<OnionKey>>, NodeError> {
-    let copies = onion.accepted(now).map(|key| OnionKey::from_secret(*key.secret()));
-    Ok(Arc::new(copies.collect::<Result<_, _>>()?))
 }

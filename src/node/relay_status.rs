@@ -3,15 +3,16 @@
 //! In: snapshots of the data path, the state of the registration. Out: a status, log records.
 //! Called by: the node's service.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     contact::{Contact, directory_status},
     data_thread::Handle,
     drop_log::{self, DropLog},
+    registration::{Rotated, Standing, rotate_keys},
     relay::RelayCommand,
 };
 use crate::{
@@ -20,21 +21,10 @@ use crate::{
     directory::Directory,
     keys::ONION_KEY_LIFE,
     telemetry::{
-        NodeState, NodeStatus, Status,
+        NodeStatus, Status,
         control::{Refusal, RefusalKind, Request, command},
     },
 };
-
-/// What the tasks tell the control socket.
-#[derive(Clone, Default)]
-pub(super) struct State {
-    pub(super) node: NodeState,
-    pub(super) public_address: Option<SocketAddr>,
-    pub(super) onion_key_since: Option<Timestamp>,
-}
-
-/// Who asked for a new onion key, and is told how that went.
-pub(super) type Rotated = oneshot::Sender<Result<(), Refusal>>;
 
 /// Everything a status is made of.
 #[derive(Clone)]
@@ -43,7 +33,7 @@ pub(super) struct StatusSource {
     pub(super) name: String,
     pub(super) id: String,
     pub(super) started: Instant,
-    pub(super) states: watch::Receiver<State>,
+    pub(super) standings: watch::Receiver<Standing>,
     pub(super) directories: watch::Receiver<Option<Arc<Directory>>>,
     pub(super) contact: Contact,
     pub(super) data: Handle<RelayCommand>,
@@ -56,10 +46,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Result<serde_json::Value, Refusal> {
     if request.command == command::KEYS_ROTATE {
-        let ended = || Refusal::new(RefusalKind::Failed, "the daemon is ending");
-        let (asked, rotated) = oneshot::channel();
-        source.rotate.send(asked).await.map_err(|_| ended())?;
-        rotated.await.map_err(|_| ended())??;
+        rotate_keys(&source.rotate).await?;
         return Ok(serde_json::Value::Null);
     }
     if request.command != command::STATUS {
@@ -72,23 +59,12 @@ pub(super) async fn answer(
 /// How the node stands.
 pub(super) async fn of(source: &StatusSource) -> Result<NodeStatus, Refusal> {
     let data = source.data.ask(RelayCommand::Snapshot).await?;
-    let state = source.states.borrow().clone();
+    let standing = *source.standings.borrow();
     let directory = source.directories.borrow().clone();
     let controller = source.contact.status();
-    let next_step = match state.node {
-        NodeState::NotAdmitted => {
-            Some("ask the controller's owner for a token and start with --join TOKEN".to_owned())
-        }
-        _ if !controller.reachable => {
-            Some("check the network and that the controller runs".to_owned())
-        }
-        NodeState::Registering if state.public_address.is_some() => {
-            let port = source.config.listen.port();
-            Some(format!("let UDP port {port} through to this machine: the probe did not arrive"))
-        }
-        _ => None,
-    };
-    let onion_key = state.onion_key_since.map_or(0, |since| {
+    let door = format!("UDP port {}", source.config.listen.port());
+    let next_step = standing.next_step(controller.reachable, &door);
+    let onion_key = standing.onion_key_since.map_or(0, |since| {
         let left = (since + ONION_KEY_LIFE).duration_since(Timestamp::now()).as_secs();
         u64::try_from(left).unwrap_or(0)
     });
@@ -96,9 +72,9 @@ pub(super) async fn of(source: &StatusSource) -> Result<NodeStatus, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: source.name.clone(),
         id: source.id.clone(),
-        state: state.node,
+        state: standing.state,
         listen: source.config.listen.to_string(),
-        public_address: state.public_address.map(|address| address.to_string()),
+        public_address: standing.public_address.map(|address| address.to_string()),
         lab: source.config.lab,
         uptime_s: source.started.elapsed().as_secs(),
         circuits: data.circuits,

@@ -28,30 +28,27 @@ use super::{
     contact::{Contact, directory_status, follow_directory},
     door::{self, DoorAnswer, Doorkeeper},
     metrics,
-    poster::{FailedOrder, PostJob, post_all},
+    poster::{About, Failed, PostJob, post_all},
+    registration::{Listing, Registration, Rotated, Standing, accepted, rotate_keys},
 };
 use crate::{
     config::{Settings, TrackerConfig},
-    directory::{
-        Backoff, ClientError, ControllerClient, ControllerLink, DESCRIPTOR_VALIDITY, Descriptor,
-        Directory, DirectoryCache, JoinToken, SignedDescriptor, WIRE_VERSION, check_probe,
-    },
+    directory::{ControllerClient, ControllerLink, Directory, DirectoryCache, check_probe},
     keys::{Identity, OnionKey, OnionKeys, StateDir},
     model::{CELL_LEN, Cid, ExitPolicy, Role, Suite},
     telemetry::{
-        NodeState, Status, TrackerStatus,
+        Status, TrackerStatus,
         control::{ControlServer, Refusal, RefusalKind, Request, command},
         service_manager::{self, Watchdog, ready, stop_signal},
     },
     tracker::{
-        OrderKey, Quota, TrackerError, TrackerEvent, TrackerLimits, TrackerState, TrackerSummary,
+        OrderKey, Quota, TrackerError, TrackerEvent, TrackerLimits, TrackerMember, TrackerState,
+        TrackerSummary,
         store::{TrackerStore, TrackerWriter},
     },
     wire::{Probe, share::Envelope},
 };
 
-/// How often the tracker says that it lives.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How often sessions and channels are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Frames that wait for the state.
@@ -108,7 +105,9 @@ async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Resul
     let (posts, post_queue) = mpsc::channel(MOST_POSTS);
     let (failed, failed_queue) = mpsc::channel(256);
     let (keys, key_watch) = watch::channel(accepted(&onion, now)?);
-    let (states, state_watch) = watch::channel(State::default());
+    let (summaries, summary_watch) = watch::channel(TrackerSummary::default());
+    let (standing, standings) = watch::channel(Standing::default());
+    let (rotate, rotations) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_directory(client.clone(), contact.clone(), cache, newest));
     tasks.spawn(post_all(post_queue, directories.clone(), Some(failed)));
@@ -119,27 +118,46 @@ async fn run(config: &TrackerConfig, link: &ControllerLink, name: &str) -> Resul
         name: name.to_owned(),
         id: identity.id().to_string(),
         started: Instant::now(),
-        states: state_watch,
-        directories,
+        standings,
+        summaries: summary_watch,
+        directories: directories.clone(),
         contact: contact.clone(),
+        rotate,
     };
     let source = status.clone();
     let page = move || std::future::ready(metrics::tracker_page(status_of(&source)));
     metrics::start(&mut tasks, config.metrics, page).await?;
-    tasks.spawn(control.serve(move |request| std::future::ready(answer(&status, &request))));
+    tasks.spawn(control.serve(move |request| answer(status.clone(), request)));
     let writer = store.into_writer().map_err(NodeError::Thread)?;
-    let book = Book { state, writer, posts, keys: key_watch, summaries: states.clone(), rng };
+    let book = Book {
+        state,
+        writer,
+        posts,
+        keys: key_watch,
+        summaries,
+        directories: directories.clone(),
+        rng,
+    };
     let book = tokio::spawn(book.keep(frame_queue, failed_queue));
     let registration = Registration {
-        config: config.clone(),
-        name: name.to_owned(),
+        listing: Listing {
+            name: name.to_owned(),
+            port: config.listen.port(),
+            address: config.address,
+            join: config.join.clone(),
+            operator: config.operator.clone(),
+            roles: vec![Role::Tracker],
+            exit_policy: ExitPolicy::default(),
+            suites: vec![Suite::Aes128Gcm, Suite::ChaCha20Poly1305],
+            order_key: Some(order_key),
+        },
         identity,
         onion,
-        order_key,
         client,
         contact,
-        state: states,
-        keys,
+        standing,
+        on_keys: move |accepted| drop(keys.send_replace(accepted)),
+        rotations,
     };
     service_manager::status("asking the controller to list it");
     ready();
@@ -200,7 +218,8 @@ struct Book {
     writer: TrackerWriter,
     posts: mpsc::Sender<PostJob>,
     keys: watch::Receiver<Arc<Vec<OnionKey>>>,
-    summaries: watch::Sender<State>,
+    summaries: watch::Sender<TrackerSummary>,
+    directories: watch::Receiver<Option<Arc<Directory>>>,
     rng: StdRng,
 }
 
@@ -209,7 +228,7 @@ impl Book {
     async fn keep(
         mut self,
         mut frames: mpsc::Receiver<Incoming>,
-        mut failed: mpsc::Receiver<FailedOrder>,
+        mut failed: mpsc::Receiver<Failed>,
     ) {
         // The book is the loop that must not hang; the runtime's pulse is beside it.
         let mut watchdog = Watchdog::of_process(Instant::now());
@@ -218,21 +237,20 @@ impl Book {
         }
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.read_directory();
         loop {
             tokio::select! {
+                Ok(()) = self.directories.changed() => self.read_directory(),
                 incoming = frames.recv() => {
                     let Some(incoming) = incoming else { return };
                     self.handle_frame(incoming);
                 }
-                Some((order, why)) = failed.recv() => {
-                    self.state.handle_order_failed(Instant::now(), unix_us(), &order, &why);
-                }
+                Some(failed) = failed.recv() => self.handle_failed(failed),
                 _ = ticks.tick() => {
                     self.state.handle_timeout(Instant::now(), unix_us());
                     let summary = self.state.summary();
-                    self.summaries.send_if_modified(|state| {
-                        std::mem::replace(&mut state.summary, summary) != summary
-                    });
+                    self.summaries
+                        .send_if_modified(|known| std::mem::replace(known, summary) != summary);
                 }
             }
             self.act();
@@ -240,6 +258,15 @@ impl Book {
                 watchdog.beat(Instant::now());
             }
         }
+    }
+
+    /// The relays of the newest directory, for the routes of tracking codes.
+    fn read_directory(&mut self) {
+        let Some(directory) = self.directories.borrow_and_update().clone() else { return };
+        let relays = directory.nodes().iter().filter(|member| member.is_relay());
+        let relays = relays
+            .map(|member| TrackerMember { id: member.id, onion_key: member.descriptor.onion_key });
+        self.state.set_relays(relays.collect());
     }
 
     fn handle_frame(&mut self, incoming: Incoming) {
@@ -251,16 +278,27 @@ impl Book {
         let _ = reply.send(result);
     }
 
+    fn handle_failed(&mut self, failed: Failed) {
+        let (now, unix_us) = (Instant::now(), unix_us());
+        match failed {
+            Failed::Order(order, why) => {
+                self.state.handle_order_failed(now, unix_us, &order, &why);
+            }
+            Failed::LegGone(leg) => self.state.handle_leg_gone(now, unix_us, leg),
+        }
+    }
+
     fn act(&mut self) {
         while let Some(event) = self.state.poll_event() {
             let job = match event {
                 TrackerEvent::Post { exit, leg, frame } => {
-                    PostJob { to: exit, body: Envelope::emit_bytes(leg, &frame), order: None }
+                    let body = Envelope::emit_bytes(leg, &frame);
+                    PostJob { to: exit, body, about: About::Leg(leg) }
                 }
                 TrackerEvent::Order(order) => PostJob {
                     to: order.node,
                     body: Envelope::emit_order(&order),
-                    order: Some(order),
+                    about: About::Order(order),
                 },
                 TrackerEvent::Keep(change) => {
                     self.writer.keep(change);
@@ -270,110 +308,6 @@ impl Book {
             if self.posts.try_send(job).is_err() {
                 log::debug!("a post was dropped: too many wait");
             }
-        }
-    }
-}
-
-/// What the tasks tell the control socket.
-#[derive(Clone, Default)]
-struct State {
-    node: NodeState,
-    public_address: Option<SocketAddr>,
-    summary: TrackerSummary,
-}
-
-/// Keeps the tracker listed.
-struct Registration {
-    config: TrackerConfig,
-    name: String,
-    identity: Arc<Identity>,
-    onion: OnionKeys,
-    order_key: [u8; 32],
-    client: ControllerClient,
-    contact: Contact,
-    state: watch::Sender<State>,
-    keys: watch::Sender<Arc<Vec<OnionKey>>>,
-}
-
-impl Registration {
-    /// Registers and renews for ever; comes back only when the tracker is not admitted at its
-    /// start.
-    async fn keep(mut self) -> Result<(), NodeError> {
-        let mut rng = StdRng::from_rng(&mut rand::rng());
-        let mut backoff = Backoff::default();
-        let mut admitted = false;
-        self.state.send_modify(|state| state.node = NodeState::Registering);
-        loop {
-            if self.onion.rotate_if_due(Timestamp::now(), &mut rng)? {
-                log::info!(event = "onion_key"; "a new onion key is in use");
-            }
-            self.keys.send_replace(accepted(&self.onion, Timestamp::now())?);
-            let pause = match self.renew(admitted).await {
-                Ok(pause) => {
-                    self.contact.answered();
-                    admitted = true;
-                    backoff.reset();
-                    pause
-                }
-                Err(NodeError::Client(error @ ClientError::NotAdmitted { .. })) if !admitted => {
-                    return Err(error.into());
-                }
-                Err(NodeError::Client(error)) => {
-                    let pause = error.retry_after().unwrap_or_else(|| backoff.next_delay(&mut rng));
-                    self.contact.failed(&error, pause);
-                    pause
-                }
-                Err(error) => return Err(error),
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn renew(&self, admitted: bool) -> Result<Duration, NodeError> {
-        let ip = match self.config.address {
-            Some(address) => address,
-            None => self.client.whoami().await?,
-        };
-        let addr = SocketAddr::new(ip, self.config.listen.port());
-        let signed = SignedDescriptor::sign(&self.descriptor(addr), &self.identity)?;
-        let registered = match self.client.register(&signed, None).await {
-            Err(ClientError::NotAdmitted { .. }) if !admitted && self.config.join.is_some() => {
-                let token =
-                    self.config.join.as_ref().map(|join| join.reveal().parse::<JoinToken>());
-                self.client.register(&signed, token.transpose()?.as_ref()).await
-            }
-            other => other,
-        }?;
-        let was = self.state.borrow().node;
-        self.state.send_modify(|state| {
-            state.node =
-                if registered.reachable { NodeState::Registered } else { NodeState::Registering };
-            state.public_address = Some(addr);
-        });
-        if registered.reachable && was != NodeState::Registered {
-            log::info!(event = "registered"; "{} is listed", self.name);
-            service_manager::status("listed");
-        }
-        Ok(Duration::from_secs(registered.renew_in_s).clamp(Duration::from_secs(1), RENEW_EVERY))
-    }
-
-    fn descriptor(&self, addr: SocketAddr) -> Descriptor {
-        let onion = self.onion.current();
-        let now = Timestamp::now();
-        Descriptor {
-            name: self.name.clone(),
-            addrs: vec![addr],
-            spki: self.identity.spki_der().to_vec(),
-            onion_key: *onion.public(),
-            onion_key_id: onion.id(),
-            roles: vec![Role::Tracker],
-            exit_policy: ExitPolicy::default(),
-            suites: vec![Suite::Aes128Gcm, Suite::ChaCha20Poly1305],
-            operator: self.config.operator.clone(),
-            order_key: Some(self.order_key),
-            wire_version: WIRE_VERSION,
-            valid_after: now,
-            valid_until: now + DESCRIPTOR_VALIDITY,
         }
     }
 }
@@ -422,53 +356,47 @@ struct StatusSource {
     name: String,
     id: String,
     started: Instant,
-    states: watch::Receiver<State>,
+    standings: watch::Receiver<Standing>,
+    summaries: watch::Receiver<TrackerSummary>,
     directories: watch::Receiver<Option<Arc<Directory>>>,
     contact: Contact,
+    rotate: mpsc::Sender<Rotated>,
 }
 
-fn answer(source: &StatusSource, request: &Request) -> Result<serde_json::Value, Refusal> {
+async fn answer(source: StatusSource, request: Request) -> Result<serde_json::Value, Refusal> {
+    if request.command == command::KEYS_ROTATE {
+        rotate_keys(&source.rotate).await?;
+        return Ok(serde_json::Value::Null);
+    }
     if request.command != command::STATUS {
         return Err(request.unknown(TrackerConfig::ROLE));
     }
-    serde_json::to_value(Status::Tracker(status_of(source)))
+    serde_json::to_value(Status::Tracker(status_of(&source)))
         .map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))
 }
 
 /// How the tracker stands.
 fn status_of(source: &StatusSource) -> TrackerStatus {
-    let state = source.states.borrow().clone();
+    let standing = *source.standings.borrow();
+    let summary = *source.summaries.borrow();
     let controller = source.contact.status();
-    let next_step = match state.node {
-        _ if !controller.reachable => {
-            Some("check the network and that the controller runs".to_owned())
-        }
-        NodeState::Registering if state.public_address.is_some() => {
-            let port = source.config.listen.port();
-            Some(format!("let port {port}, UDP and TCP, through to this machine"))
-        }
-        _ => None,
-    };
+    let door = format!("port {}, UDP and TCP,", source.config.listen.port());
+    let next_step = standing.next_step(controller.reachable, &door);
     TrackerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: source.name.clone(),
         id: source.id.clone(),
-        state: state.node,
+        state: standing.state,
         listen: source.config.listen.to_string(),
-        public_address: state.public_address.map(|address| address.to_string()),
+        public_address: standing.public_address.map(|address| address.to_string()),
         uptime_s: source.started.elapsed().as_secs(),
-        circuits: state.summary.circuits,
-        files: state.summary.files,
-        sessions: state.summary.sessions,
+        circuits: summary.circuits,
+        files: summary.files,
+        sessions: summary.sessions,
         controller,
         directory: directory_status(source.directories.borrow().as_deref()),
         next_step,
     }
-}
-
-fn accepted(onion: &OnionKeys, now: Timestamp) -> Result<Arc<Vec<OnionKey>>, NodeError> {
-    let copies = onion.accepted(now).map(|key| OnionKey::from_secret(*key.secret()));
-    Ok(Arc::new(copies.collect::<Result<_, _>>()?))
 }
 
 /// Microseconds since 1970.

@@ -112,9 +112,10 @@ impl OnionNetwork {
         Ok((Arc::new(Self { net, orders, seen }), received))
     }
 
-    /// Ends circuits and bridges, and tells their nodes.
-    pub fn stop(&self) {
+    /// Ends circuits and bridges, and tells their nodes; over HTTP that may take a second.
+    pub async fn end(&self) {
         self.net.stop();
+        self.net.ended().await;
     }
 
     fn order(&self, order: Order) {

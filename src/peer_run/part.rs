@@ -10,6 +10,10 @@
 //! STATE/downloads/<id>/front      of a directory: the chunks that hold its list
 //! ```
 
+#[cfg(test)]
+mod tests;
+mod whole;
+
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -28,7 +32,7 @@ use crate::peer::{
     link::Content,
     manifest::{EntryKind, Manifest},
     name::FileName,
-    tree::{HASH_LEN, Tree, chunk_hash},
+    tree::HASH_LEN,
 };
 
 /// Room that the name of an unfinished file leaves for its ending.
@@ -333,199 +337,5 @@ impl Part {
         let at = (chunk / 8) as usize;
         let byte = bits.as_bytes().get(at..=at).unwrap_or_default();
         self.bits.write_all_at(byte, at as u64).map_err(|error| self.failed(error))
-    }
-
-    fn hash(&self, chunk: u32) -> io::Result<ChainingValue> {
-        let mut hash = [0; HASH_LEN];
-        self.hashes.read_exact_at(&mut hash, u64::from(chunk) * HASH_LEN as u64)?;
-        Ok(hash)
-    }
-
-    /// Whether the bytes of a chunk are what was written once.
-    fn is_intact(&self, chunk: u32, bytes: &mut Vec<u8>) -> bool {
-        let size = self.content.size;
-        bytes.resize(size.chunk_len(chunk), 0);
-        let read = match &self.front {
-            Some(front) if chunk < front.chunks => {
-                front.file.read_exact_at(bytes, size.offset_of(chunk)).is_ok()
-            }
-            _ => self.pieces(chunk).is_ok_and(|pieces| {
-                let mut at = 0;
-                !pieces.is_empty()
-                    && pieces.iter().all(|piece| {
-                        let into = &mut bytes[at..at + piece.len];
-                        at += piece.len;
-                        let Place::File(index) = piece.place else { return false };
-                        self.file(index)
-                            .is_ok_and(|file| file.read_exact_at(into, piece.offset).is_ok())
-                    })
-            }),
-        };
-        read && self.hash(chunk).is_ok_and(|hash| hash == chunk_hash(size, chunk, bytes))
-    }
-
-    /// Reads everything that is there again, and forgets what is damaged. `progress` is told the
-    /// chunks checked and says whether to go on.
-    ///
-    /// # Errors
-    /// If the bitmap cannot be written.
-    pub(super) fn check(&self, mut progress: impl FnMut(u32) -> bool) -> Result<(), PeerError> {
-        let there: Vec<u32> = self.bits().iter().collect();
-        let mut bytes = Vec::new();
-        for (count, chunk) in (1..).zip(there) {
-            if !self.is_intact(chunk, &mut bytes) {
-                log::warn!("chunk {chunk} of a download is damaged and is fetched again");
-                self.note(chunk, false)?;
-            }
-            if !progress(count) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks the root over everything and gives the file its name; the path.
-    ///
-    /// # Errors
-    /// [`PeerError::WrongRoot`], or if it cannot be renamed.
-    pub(super) fn finish(&self) -> Result<PathBuf, PeerError> {
-        let hashes = (0..self.content.size.chunks())
-            .map(|chunk| self.hash(chunk))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(PeerError::system("reading", &self.part))?;
-        if Tree::from_chunks(self.content.size, hashes).root() != self.content.root {
-            return Err(PeerError::WrongRoot);
-        }
-        // Makes what only has a name: empty files and directories.
-        self.known()?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let path = free_name(&self.dest, self.name.as_str());
-        fs::rename(&self.part, &path).map_err(PeerError::system("naming", &path))?;
-        Ok(path)
-    }
-
-    /// Throws away what is there.
-    pub(super) fn discard(&self) {
-        let gone = if self.front.is_some() {
-            fs::remove_dir_all(&self.part)
-        } else {
-            fs::remove_file(&self.part)
-        };
-        if let Err(error) = gone {
-            log::debug!("an unfinished download stays: {error}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::peer::{
-        geometry::Size,
-        manifest::Entry,
-        name::InnerPath,
-        tree::{Root, group_hashes, hash_of_groups},
-    };
-
-    fn tree_of(bytes: &[u8]) -> Tree {
-        let size = Size::try_from(bytes.len() as u64).unwrap();
-        let hashes = bytes
-            .chunks(CHUNK_LEN as usize)
-            .zip(0..)
-            .map(|(chunk, number)| chunk_hash(size, number, chunk))
-            .collect();
-        Tree::from_chunks(size, hashes)
-    }
-
-    fn part(folder: &Path, bytes: &[u8], dir: Option<u32>) -> Part {
-        let tree = tree_of(bytes);
-        let content = Content { root: tree.root(), size: tree.size(), dir };
-        let name = FileName::new("ä name").unwrap();
-        Part::open(&folder.join("s"), &folder.join("d"), &"ab".repeat(32), name, content).unwrap()
-    }
-
-    fn write(part: &Part, bytes: &[u8], chunk: u32) {
-        let data = bytes.chunks(CHUNK_LEN as usize).nth(chunk as usize).unwrap();
-        let size = part.content().size;
-        let hash = hash_of_groups(size, &group_hashes(size, chunk, data));
-        part.write_chunk(chunk, data, hash).unwrap();
-    }
-
-    #[test]
-    fn what_was_written_survives_and_damage_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..700_000u32).map(|n| (n % 251) as u8).collect();
-        let first = part(folder.path(), &bytes, None);
-        write(&first, &bytes, 2);
-        write(&first, &bytes, 0);
-        drop(first);
-        let second = part(folder.path(), &bytes, None);
-        second.check(|_| true).unwrap();
-        assert!(second.have().iter().eq([0, 2]));
-        assert_eq!(second.have_bytes(), 262_144 + 700_000 - 2 * 262_144);
-        open(second.path()).unwrap().write_all_at(b"x", 5).unwrap();
-        let third = part(folder.path(), &bytes, None);
-        third.check(|_| true).unwrap();
-        assert!(third.have().iter().eq([2]));
-        assert!(third.finish().is_err(), "not whole");
-        write(&third, &bytes, 0);
-        write(&third, &bytes, 1);
-        let path = third.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), bytes);
-        assert_eq!(path.file_name().unwrap(), "ä name");
-        assert_eq!(
-            free_name(&folder.path().join("d"), "ä name").file_name().unwrap(),
-            "ä name (2)"
-        );
-    }
-
-    #[test]
-    fn a_directory_comes_back_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let entry =
-            |path: &str, size, kind| Entry { kind, size, path: InnerPath::new(path).unwrap() };
-        let manifest = Manifest::new(vec![
-            entry("a/first", 300_000, EntryKind::File),
-            entry("a/empty", 0, EntryKind::File),
-            entry("run", 12, EntryKind::Runnable),
-            entry("nothing", 0, EntryKind::Directory),
-        ])
-        .unwrap();
-        let mut bytes = manifest.emit();
-        let list = bytes.len() as u32;
-        bytes.extend((0..300_012u32).map(|n| (n % 249) as u8));
-        let part = part(folder.path(), &bytes, Some(list));
-        assert_eq!(part.front(), 1);
-        write(&part, &bytes, 0);
-        write(&part, &bytes, 1);
-        part.check(|_| true).unwrap();
-        assert!(part.have().is_full());
-        let path = part.finish().unwrap();
-        let list = list as usize;
-        assert_eq!(fs::read(path.join("a/first")).unwrap(), &bytes[list..list + 300_000]);
-        assert_eq!(fs::read(path.join("run")).unwrap(), &bytes[list + 300_000..]);
-        assert_eq!(fs::read(path.join("a/empty")).unwrap(), b"");
-        assert!(path.join("nothing").is_dir());
-        let mode = fs::metadata(path.join("run")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o111, 0o111);
-    }
-
-    #[test]
-    fn nothing_is_written_through_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let dest = folder.path().join("d");
-        fs::create_dir(&dest).unwrap();
-        let victim = folder.path().join("victim");
-        fs::write(&victim, "mine").unwrap();
-        std::os::unix::fs::symlink(&victim, dest.join("ä name.abababab.cepa-part")).unwrap();
-        let content = Content {
-            root: Root(*blake3::hash(b"x").as_bytes()),
-            size: Size::try_from(1).unwrap(),
-            dir: None,
-        };
-        let name = FileName::new("ä name").unwrap();
-        let opened = Part::open(&folder.path().join("s"), &dest, &"ab".repeat(32), name, content);
-        assert!(opened.is_err());
-        assert_eq!(fs::read(&victim).unwrap(), b"mine");
     }
 }

@@ -18,7 +18,7 @@ use super::{
     plan::{self, EXITS, OUTSIDE_V4, OUTSIDE_V6},
 };
 use crate::telemetry::{
-    CircuitInfo, CircuitsStatus, ClientState, ClientStatus, NodeStatus, Status,
+    CircuitInfo, CircuitsStatus, ClientState, ClientStatus, NodeStatus, Status, TrackerStatus,
     control::{Place, Request, ask, command},
 };
 
@@ -136,6 +136,33 @@ impl Daemons {
     /// When the controller gives none.
     pub fn token(&self, network: &Network) -> Result<String> {
         ask_controller(network.host("controller")?, &["token", "new"])
+    }
+
+    /// Starts a tracker on the host of that name.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_tracker(&self, network: &Network) -> Result<Daemon> {
+        let token =
+            ask_controller(network.host("controller")?, &["token", "new", "--role", "tracker"])?;
+        let host = network.host("tracker")?;
+        let (listen, dir) = (format!("{}:{PORT}", host.plan.v4()), state(host));
+        let dir = dir.to_str().context("expected a path of characters")?;
+        let mut arguments =
+            words(&["tracker", "--controller", &self.link, "--name", "beaver", "--log", "debug"]);
+        arguments.extend(words(&["--listen", &listen, "--state", dir, "--join", &token]));
+        host.daemon("tracker", &arguments)
+    }
+
+    /// What the tracker says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn tracker_status(&self, network: &Network) -> Result<TrackerStatus> {
+        match ask_host::<Status>(network.host("tracker")?, "tracker", command::STATUS)? {
+            Status::Tracker(status) => Ok(status),
+            _ => bail!("expected a tracker's status"),
+        }
     }
 
     /// The arguments of a node.

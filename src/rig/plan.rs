@@ -1,6 +1,6 @@
 //! Which hosts there are, where they are plugged in and what their addresses are.
 //!
-//! In: nothing. Out: three plans. Called by: rig::network, the scenarios.
+//! In: nothing. Out: four plans. Called by: rig::network, the scenarios.
 //!
 //! ```text
 //!  full      sender  controller  n1 n2 n3   stranger
@@ -15,6 +15,8 @@
 //!
 //!  gateway   the same without sender and stranger, and
 //!    laptop, tablet ---- home 192.168.77.0/24 fd78::/64 ---- gateway ---- switch ---- router
+//!
+//!  share     the full one without sender and stranger, with a tracker and p1 to p5 on the switch
 //!
 //!  one node  sender, controller ---- near ---- node ---- outside ---- receiver
 //! ```
@@ -97,6 +99,9 @@ pub const NODES: [&str; 6] = ["n1", "n2", "n3", "n4", "n5", "n6"];
 /// Those that are exits.
 pub const EXITS: [&str; 3] = ["n4", "n5", "n6"];
 
+/// The hosts of peers that share files.
+pub const PEERS: [&str; 5] = ["p1", "p2", "p3", "p4", "p5"];
+
 impl Plan {
     /// The whole network.
     pub fn full() -> Self {
@@ -133,6 +138,18 @@ impl Plan {
             HostPlan { name: "tablet", ports: vec![home(INSIDE, 3)] },
             HostPlan { name: "router", ports: vec![inside("switch", 0, 1)] },
         ]);
+        plan
+    }
+
+    /// A tracker and five peers around the nodes.
+    pub fn share() -> Self {
+        let mut plan = Self::full();
+        plan.hosts.retain(|host| host.name != "sender" && host.name != "stranger");
+        plan.hosts.push(HostPlan { name: "tracker", ports: vec![inside("switch", 0, 66)] });
+        let peers = PEERS.into_iter().zip(101..);
+        plan.hosts.extend(
+            peers.map(|(name, host)| HostPlan { name, ports: vec![inside("switch", 0, host)] }),
+        );
         plan
     }
 
@@ -212,7 +229,7 @@ mod tests {
 
     #[test]
     fn names_fit_and_addresses_differ() {
-        for plan in [Plan::full(), Plan::gateway(), Plan::one_node()] {
+        for plan in [Plan::full(), Plan::gateway(), Plan::share(), Plan::one_node()] {
             let mut seen = Vec::new();
             for host in &plan.hosts {
                 for port in &host.ports {

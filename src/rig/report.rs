@@ -28,6 +28,15 @@ pub struct View {
     pub lengths: Vec<usize>,
 }
 
+/// What a party of a scenario saw.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Party {
+    /// Who.
+    pub who: String,
+    /// In words.
+    pub saw: String,
+}
+
 /// What a run found.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
@@ -41,6 +50,9 @@ pub struct Report {
     pub logs: PathBuf,
     /// The path whose cables were captured, from sender to receiver.
     pub path: Vec<View>,
+    /// What each party saw of the files between peers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parties: Vec<Party>,
     /// The promises.
     pub promises: Vec<Promise>,
 }
@@ -54,6 +66,7 @@ impl Report {
             captures,
             logs: run.dir.clone(),
             path: Vec::new(),
+            parties: Vec::new(),
             promises: Vec::new(),
         }
     }

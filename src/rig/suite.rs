@@ -9,15 +9,16 @@ use anyhow::{Context, Result};
 use super::{
     captures::Captures,
     inspect::Findings,
+    link::LinkOptions,
     network::Network,
     options::NetworkOptions,
-    plan::{NODES, Plan},
+    plan::{NODES, PEERS, Plan},
     report::Report,
     rootless,
     run::Run,
     scenario::{
         cleanup, controller_gone, failover, gateway, hostile, kills, knowledge, limits, one_node,
-        ports, proxies, refusals, roaming, speed, traffic, wire_image,
+        ports, proxies, refusals, roaming, share, speed, traffic, wire_image,
     },
     stage::{Stage, Watcher},
 };
@@ -56,7 +57,11 @@ pub const SCENARIOS: [&str; 15] = [
     "refusals",
     "one-node",
     "gateway",
+    "share",
 ];
+
+/// The rate of a sharing peer's cable: what people have at home, and more.
+const PEER_RATE: u64 = 100_000_000;
 
 /// The path of the captured scenario, and of the one with four nodes.
 const THREE: [&str; 3] = ["n1", "n2", "n4"];
@@ -101,6 +106,18 @@ pub fn run(
         let mut stage = Stage::new(&network, watcher)?;
         stage.scenario("gateway");
         gateway::fails_closed(&mut stage);
+        report.promises.append(&mut stage.promises);
+    }
+    if options.wants("share") {
+        let mut links = options.network.links.clone();
+        for peer in &PEERS[..4] {
+            let link = LinkOptions { rate: Some(PEER_RATE), ..LinkOptions::default() };
+            links.entry((*peer).to_owned()).or_insert(link);
+        }
+        let network = Network::up(begin(options)?, Plan::share(), &links)?;
+        let mut stage = Stage::new(&network, watcher)?;
+        stage.scenario("share");
+        report.parties = share::files_between_peers(&mut stage, &dir.join("share"));
         report.promises.append(&mut stage.promises);
     }
     Ok(report)

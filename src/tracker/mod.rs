@@ -30,7 +30,7 @@ pub use channel::{Accepted, PeerChannel, accept};
 pub use conversation::Conversation;
 pub use orders::OrderKey;
 pub use sessions::SessionRecord;
-pub use state::{Change, TrackerEvent, TrackerLimits, TrackerState, TrackerSummary};
+pub use state::{Change, TrackerEvent, TrackerLimits, TrackerMember, TrackerState, TrackerSummary};
 
 use crate::wire::share::ShareWireError;
 

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{Rng, seq::SliceRandom};
+use rand::{
+    Rng,
+    seq::{IteratorRandom, SliceRandom},
+};
 use uuid::Uuid;
 
 use super::{
@@ -15,7 +18,8 @@ use super::{
     state::{Change, TrackerEvent, TrackerState},
 };
 use crate::{
-    model::Cid,
+    keys::{OnionKey, seal_route},
+    model::{Cid, NodeId},
     wire::share::{Consent, FileId, Order, OrderKind, Proposal, Session, ToPeer, ToTracker, Via},
 };
 
@@ -25,6 +29,9 @@ const PROPOSAL_S: u64 = 55;
 const AGREE_WITHIN: Duration = Duration::from_secs(8);
 /// A session is forgotten after this long, whatever its peers say.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Relays between two exits that are joined by tracking codes, where there are enough.
+const CODE_RELAYS: usize = 2;
 
 /// What is kept of a session over a restart: `{session: (circuit, circuit)}` of source 000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,9 +87,11 @@ impl TrackerState {
         let ToTracker::Request { ask, file, key, sources, avoid, via, note } = request else {
             return;
         };
-        if via == Via::Code {
+        if via == Via::Code && self.relays.len() < 3 {
             let reason =
-                "this tracker joins exits directly; tracking codes are not built".to_owned();
+                "a tracking code needs a relay between the two exits, and the network has \
+                          no third node"
+                    .to_owned();
             return self.tell(now, from, &ToPeer::Refused { ask: Some(ask), reason });
         }
         let avoid: HashSet<Cid> = avoid
@@ -181,10 +190,11 @@ impl TrackerState {
     /// A downloader agrees: both exits are ordered, the one that waits first.
     pub(super) fn handle_consent(
         &mut self,
+        now: Instant,
         unix_us: u64,
         from: Cid,
-        session: Session,
-        token: Consent,
+        (session, token): (Session, Consent),
+        rng: &mut impl Rng,
     ) {
         let Some(row) = self.sessions.get_mut(&session) else { return };
         let Stage::Offered { uploader: uploader_token } = row.stage else { return };
@@ -196,6 +206,18 @@ impl TrackerState {
         let (Some(uploader), Some(downloader)) = exits else { return };
         let (up, down) = (uploader.exit, downloader.exit);
         row.stage = Stage::Ordered;
+        let mut routes = [Vec::new(), Vec::new()];
+        if via == Via::Code && up != down {
+            for (route, (node, to)) in routes.iter_mut().zip([(down, up), (up, down)]) {
+                match self.draw_route(&node, &to, rng) {
+                    Some(sealed) => *route = sealed,
+                    None => {
+                        let reason = "no relay is left for a tracking code";
+                        return self.end_session(now, unix_us, session, reason, None);
+                    }
+                }
+            }
+        }
         let halves = [
             (OrderKind::ReceiveBridge, Half { leg: record.downloader, node: down, to: up, token }),
             (
@@ -203,20 +225,21 @@ impl TrackerState {
                 Half { leg: record.uploader, node: up, to: down, token: uploader_token },
             ),
         ];
-        for (kind, half) in halves {
-            let order = self.orders.sign(
-                unix_us,
-                kind,
-                session,
-                record.bridge,
-                &half,
-                via,
-                Vec::new(),
-                exp,
-            );
+        for ((kind, half), route) in halves.into_iter().zip(routes) {
+            let (bridge, orders) = (record.bridge, &mut self.orders);
+            let order = orders.sign(unix_us, kind, session, bridge, &half, via, route, exp);
             self.events.push_back(TrackerEvent::Order(Box::new(order)));
         }
         self.events.push_back(TrackerEvent::Keep(Change::Session(record)));
+    }
+
+    /// Relays for tracking codes from exit `node` to exit `to`, sealed to `node`.
+    fn draw_route(&self, node: &NodeId, to: &NodeId, rng: &mut impl Rng) -> Option<Vec<u8>> {
+        let onion_key = self.relays.iter().find(|relay| relay.id == *node)?.onion_key;
+        let others = self.relays.iter().map(|relay| relay.id).filter(|id| id != node && id != to);
+        let route: Vec<NodeId> = others.sample(rng, CODE_RELAYS);
+        let fresh = OnionKey::generate(rng).ok().filter(|_| !route.is_empty())?;
+        seal_route(&onion_key, &fresh, &route).ok()
     }
 
     /// A peer is done with a session, or does not want it.

@@ -52,6 +52,15 @@ impl Default for TrackerLimits {
     }
 }
 
+/// A node of the directory, as the tracker needs it for routes.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackerMember {
+    /// Its id.
+    pub id: NodeId,
+    /// Its onion key: a route is sealed to it.
+    pub onion_key: [u8; 32],
+}
+
 /// What the event loop must do.
 #[derive(Debug)]
 pub enum TrackerEvent {
@@ -111,6 +120,8 @@ pub struct TrackerState {
     limits: TrackerLimits,
     pub(super) orders: OrderKey,
     pub(super) legs: HashMap<Cid, Leg>,
+    /// Nodes that pass cells on.
+    pub(super) relays: Vec<TrackerMember>,
     pub(super) catalogue: Catalogue,
     pub(super) sessions: HashMap<Session, Row>,
     pub(super) events: VecDeque<TrackerEvent>,
@@ -126,6 +137,7 @@ impl TrackerState {
             limits,
             orders,
             legs: HashMap::new(),
+            relays: Vec::new(),
             sessions: HashMap::new(),
             events: VecDeque::new(),
             hellos: 0,
@@ -151,6 +163,11 @@ impl TrackerState {
                 Change::Files(..) | Change::LegGone(_) | Change::SessionGone(_) => {}
             }
         }
+    }
+
+    /// A newer directory: the nodes that pass cells on.
+    pub fn set_relays(&mut self, relays: Vec<TrackerMember>) {
+        self.relays = relays;
     }
 
     /// What to do next; ask until there is nothing.
@@ -300,7 +317,7 @@ impl TrackerState {
                 self.handle_answer(now, cid, session, key, note, token);
             }
             ToTracker::Consent { session, token } => {
-                self.handle_consent(unix_us, cid, session, token);
+                self.handle_consent(now, unix_us, cid, (session, token), rng);
             }
             ToTracker::Drop { session } => self.handle_drop(now, unix_us, cid, session),
         }
@@ -344,16 +361,23 @@ impl TrackerState {
         }
     }
 
+    /// A circuit is gone, with what it shared.
+    pub fn handle_leg_gone(&mut self, now: Instant, unix_us: u64, cid: Cid) {
+        if self.legs.contains_key(&cid) {
+            self.end_sessions_of(now, unix_us, cid);
+            self.legs.remove(&cid);
+            self.catalogue.remove_leg(cid);
+            self.events.push_back(TrackerEvent::Keep(Change::LegGone(cid)));
+        }
+    }
+
     /// Sends again, expires what is over. Call a few times a second.
     pub fn handle_timeout(&mut self, now: Instant, unix_us: u64) {
         let silent = |leg: &Leg| now.saturating_duration_since(leg.seen) >= self.limits.expiry;
         let gone: Vec<Cid> =
             self.legs.iter().filter(|(_, leg)| silent(leg)).map(|(cid, _)| *cid).collect();
         for cid in gone {
-            self.end_sessions_of(now, unix_us, cid);
-            self.legs.remove(&cid);
-            self.catalogue.remove_leg(cid);
-            self.events.push_back(TrackerEvent::Keep(Change::LegGone(cid)));
+            self.handle_leg_gone(now, unix_us, cid);
         }
         self.expire_sessions(now, unix_us);
         let due: Vec<Cid> = self

@@ -111,13 +111,17 @@ impl World {
     }
 
     fn request(&mut self, from: Cid, name: &str, sources: u8, avoid: Vec<Session>) {
+        self.request_via(from, name, sources, avoid, Via::Bridge);
+    }
+
+    fn request_via(&mut self, from: Cid, name: &str, sources: u8, avoid: Vec<Session>, via: Via) {
         let message = ToTracker::Request {
             ask: 1,
             file: file(name).id,
             key: [1; 32],
             sources,
             avoid,
-            via: Via::Bridge,
+            via,
             note: b"hello".to_vec(),
         };
         self.say(from, message);
@@ -144,6 +148,58 @@ impl World {
         self.say(uploader, ToTracker::Answer { session, key: [3; 32], note: vec![5], token });
         self.say(downloader, ToTracker::Consent { session, token: Consent([6; 16]) });
         session
+    }
+}
+
+/// An exit that knows a leg no more says so: nobody waits for the peer behind it.
+#[test]
+fn a_leg_that_is_gone_takes_its_files_and_its_sessions_along() {
+    let mut world = World::new();
+    let (up, down) = (world.peer(1, 21, &["x"]), world.peer(2, 22, &[]));
+    world.request(down, "x", 1, Vec::new());
+    world.asked(up);
+    world.heard(down);
+    world.state.handle_leg_gone(world.now, UNIX_US, up);
+    world.run();
+    assert!(matches!(world.heard(down).last(), Some(ToPeer::Dropped { .. })));
+    assert_eq!(world.state.summary().files, 0);
+    assert!(world.kept.iter().any(|change| matches!(change, Change::LegGone(cid) if *cid == up)));
+    world.request(down, "x", 1, Vec::new());
+    assert!(matches!(world.heard(down).last(), Some(ToPeer::Asked { sources: 0, .. })));
+}
+
+/// By tracking code, each exit gets a route of its own that nobody else can read: relays of the
+/// directory, neither of the two exits among them.
+#[test]
+fn routes_of_tracking_codes_are_for_their_exit_alone() {
+    let mut world = World::new();
+    let up = world.peer(1, 21, &["x"]);
+    let down = world.peer(2, 22, &[]);
+    world.request_via(down, "x", 1, Vec::new(), Via::Code);
+    let heard = world.heard(down);
+    let refused = |message: &ToPeer| matches!(message, ToPeer::Refused { ask: Some(1), .. });
+    assert!(heard.iter().any(refused), "no relays yet: {heard:?}");
+    let key = |byte: u8| OnionKey::from_secret([byte; 32]).unwrap();
+    let relays = [21, 22, 31, 32, 33].map(|byte| TrackerMember {
+        id: NodeId::from_bytes([byte; 32]),
+        onion_key: *key(byte).public(),
+    });
+    world.state.set_relays(relays.to_vec());
+    world.request_via(down, "x", 1, Vec::new(), Via::Code);
+    let session = world.asked(up);
+    let token = Consent([2; 16]);
+    world.say(up, ToTracker::Answer { session, key: [3; 32], note: vec![5], token });
+    world.say(down, ToTracker::Consent { session, token });
+    assert_eq!(world.orders.len(), 2);
+    for order in &world.orders {
+        assert_eq!(order.via, Via::Code);
+        let exit = order.node.as_bytes()[0];
+        let plain = crate::keys::open_route(&[key(exit)], &order.route).unwrap();
+        let route = crate::wire::share::parse_route(&plain).unwrap();
+        assert_eq!(route.len(), 2);
+        assert!(route.iter().all(|id| id.as_bytes()[0] > 30), "{route:?}");
+        let other = key(43 - exit);
+        assert!(crate::keys::open_route(&[other], &order.route).is_err());
     }
 }
 

@@ -386,6 +386,66 @@ async fn a_file_that_changed_is_not_sent() {
     assert!(up.engine.view().shares[0].problem.is_some());
 }
 
+/// A small file system of its own, taken away when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(path).unwrap();
+        let options = format!("size={size}");
+        let words = ["-t", "tmpfs", "-o", options.as_str(), "cepa-test"];
+        let mounted = std::process::Command::new("mount").args(words).arg(path).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: a small file system needs root");
+            return None;
+        }
+        Some(Self(path.to_owned()))
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        let grown =
+            std::process::Command::new("mount").args(["-o", &options]).arg(&self.0).status();
+        assert!(grown.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_what_is_there_is_kept() {
+    let world = World::default();
+    let (up, down) = (peer(&world, CALM), peer(&world, CALM));
+    let Some(disk) = SmallDisk::mount(&down.folder.path().join("downloads"), "3m") else { return };
+    let bytes = content(6 * MIB);
+    let link = up.share("x", &bytes, Visibility::Link).await.to_string();
+    let id = down.engine.get(&link, None, false).await.unwrap();
+    let view = down.wait(&id, 20).await;
+    assert_eq!(view.state, DownloadState::Failed, "{view:?}");
+    let why = view.reason.unwrap();
+    assert!(why.contains("no space left") && why.contains("free some space, then resume"), "{why}");
+    let kept = view.have;
+    assert!(kept > MIB as u64, "{kept} bytes are kept");
+    disk.grow("8m");
+    down.engine.resume(&id).unwrap();
+    let began = Instant::now();
+    loop {
+        let view = down.engine.download(&id).unwrap();
+        if view.state == DownloadState::Done {
+            assert_eq!(fs::read(&view.path).unwrap(), bytes);
+            let most = bytes.len() as u64 - kept + 4 * (256 << 10);
+            assert!(view.fetched <= most, "{} bytes were fetched again", view.fetched);
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{view:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 const CHILD: &str = "CEPA_PEER_CHILD";
 const FILM: usize = 24 * MIB;
 

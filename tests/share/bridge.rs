@@ -42,6 +42,10 @@ pub(crate) async fn opened(net: &ShareNet, events: &mut mpsc::Receiver<ShareEven
 
 /// Asks until somebody offers the file.
 pub(crate) async fn request(net: &ShareNet, file: FileId) {
+    request_via(net, file, Via::Bridge).await;
+}
+
+async fn request_via(net: &ShareNet, file: FileId, via: Via) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let request = FileRequest {
@@ -49,7 +53,7 @@ pub(crate) async fn request(net: &ShareNet, file: FileId) {
             key: [1; 32],
             sources: 1,
             avoid: Vec::new(),
-            via: Via::Bridge,
+            via,
             note: b"from the downloader".to_vec(),
         };
         match net.request(request).await {
@@ -93,10 +97,16 @@ pub(crate) async fn echo(socket: Arc<BridgeSocket>) {
 #[test]
 fn datagrams_cross_a_bridge_both_ways_and_the_catalogue_shows_the_file() {
     let Some(stage) = Stage::up() else { return };
+    cross(&stage, Via::Bridge, "borat");
+    // The same by tracking code: two relays stand between the exits.
+    cross(&stage, Via::Code, "titanic");
+}
+
+fn cross(stage: &Stage, via: Via, name: &str) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             stage.peer("stranger", "up", &["n1", "n2", "n4"], |net, mut events| async move {
-                net.announce(vec![file("borat")]).await;
+                net.announce(vec![file(name)]).await;
                 let bridge = opened(&net, &mut events).await;
                 assert_eq!(bridge.role, ShareRole::Uploader);
                 assert_eq!(bridge.peer_key, [1; 32]);
@@ -109,16 +119,16 @@ fn datagrams_cross_a_bridge_both_ways_and_the_catalogue_shows_the_file() {
             });
         });
         stage.peer("sender", "down", &["n2", "n3", "n5"], |net, mut events| async move {
-            request(&net, file("borat").id).await;
-            let entries = net.catalogue("BOR").await.unwrap();
+            request_via(&net, file(name).id, via).await;
+            let entries = net.catalogue(&name[..3].to_uppercase()).await.unwrap();
             assert_eq!(entries.len(), 1);
-            assert_eq!((entries[0].name.as_str(), entries[0].sources), ("borat", 1));
+            assert_eq!((entries[0].name.as_str(), entries[0].sources), (name, 1));
             let started = Instant::now();
             let bridge = opened(&net, &mut events).await;
             assert_eq!(bridge.role, ShareRole::Downloader);
             assert_eq!((bridge.peer_key, bridge.note), ([3; 32], b"from the uploader".to_vec()));
             assert_ne!(bridge.exits[0], bridge.exits[1]);
-            eprintln!("opened after {:?}", started.elapsed());
+            eprintln!("{via:?} opened after {:?}", started.elapsed());
             let mut back = 0;
             for number in 0..200u32 {
                 let datagram: Vec<u8> =

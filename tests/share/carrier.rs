@@ -44,9 +44,9 @@ fn a_three_hop_circuit_over_http_carries_a_bridge() {
                 let received = tokio::time::timeout(PATIENCE, receive(&bridge.socket));
                 assert_eq!(received.await.expect("an echo in time")[0], [number; 1000]);
             }
-            // The end of the bridge travels over HTTP, too.
-            drop(bridge);
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            // The last words of a peer that ends travel over HTTP, too.
+            net.stop();
+            net.ended().await;
         });
     });
 }

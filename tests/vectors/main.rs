@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod cells;
+mod codes;
 mod handshake;
 mod messages;
 mod record;

@@ -59,9 +59,10 @@ pub(super) struct Own {
     network: Arc<OnionNetwork>,
 }
 
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.network.stop();
+impl Own {
+    /// Takes circuits and bridges down, and tells their nodes.
+    pub(super) async fn end(&self) {
+        self.network.end().await;
     }
 }
 
@@ -115,6 +116,13 @@ impl Access {
                 Ok(Self::Daemon(Place::new(PeerConfig::ROLE, Some(&loaded.settings.state))))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the peer, if it is of this process.
+    pub(super) async fn end(&self) {
+        if let Self::Own(own) = self {
+            own.end().await;
         }
     }
 

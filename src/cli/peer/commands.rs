@@ -34,12 +34,7 @@ struct SharedList<'a> {
     shares: &'a [Shared],
 }
 
-pub(super) async fn share(
-    loaded: &Loaded<PeerConfig>,
-    args: ShareArgs,
-    json: bool,
-) -> anyhow::Result<()> {
-    let access = Access::open(loaded).await?;
+pub(super) async fn share(access: &Access, args: ShareArgs, json: bool) -> anyhow::Result<()> {
     let here = std::env::current_dir()?;
     let mut shared = Vec::new();
     for path in args.paths {
@@ -81,19 +76,23 @@ pub(super) async fn share(
     }
 }
 
-pub(super) async fn get(
-    loaded: &Loaded<PeerConfig>,
-    args: GetArgs,
-    json: bool,
-) -> anyhow::Result<()> {
+/// Refuses a broken link, before a circuit is built for it.
+pub(super) fn check_what(args: &GetArgs) -> anyhow::Result<()> {
     if ShareLink::is_meant(&args.what) {
-        // A broken link is said before a circuit is built.
         args.what
             .parse::<ShareLink>()
             .map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
     }
-    let access = Access::open(loaded).await?;
-    if let (Access::Own(own), false) = (&access, ShareLink::is_meant(&args.what)) {
+    Ok(())
+}
+
+pub(super) async fn get(
+    access: &Access,
+    loaded: &Loaded<PeerConfig>,
+    args: GetArgs,
+    json: bool,
+) -> anyhow::Result<()> {
+    if let (Access::Own(own), false) = (access, ShareLink::is_meant(&args.what)) {
         super::access::wait_for_tracker(&own.engine).await;
     }
     let to = match args.to {
@@ -174,12 +173,7 @@ struct Mine {
     downloads: Vec<DownloadView>,
 }
 
-pub(super) async fn ls(
-    loaded: &Loaded<PeerConfig>,
-    args: LsArgs,
-    json: bool,
-) -> anyhow::Result<()> {
-    let access = Access::open(loaded).await?;
+pub(super) async fn ls(access: &Access, args: LsArgs, json: bool) -> anyhow::Result<()> {
     if args.mine {
         let view = access.view().await?;
         let is_meant = |name: &str| name.contains(&args.filter);
@@ -218,8 +212,7 @@ pub(super) async fn ls(
     Ok(())
 }
 
-pub(super) async fn unshare(loaded: &Loaded<PeerConfig>, what: &str) -> anyhow::Result<()> {
-    let access = Access::open(loaded).await?;
+pub(super) async fn unshare(access: &Access, what: &str) -> anyhow::Result<()> {
     let shares = access.view().await?.shares;
     let found: Vec<_> =
         shares.into_iter().filter(|share| share.name == what || share.id == what).collect();

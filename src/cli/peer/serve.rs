@@ -28,8 +28,10 @@ pub(super) async fn run(loaded: &Loaded<PeerConfig>) -> anyhow::Result<()> {
     });
     let backend = Arc::new(PageBackend(Arc::clone(&own.engine)));
     ready();
-    tokio::select! {
+    let result = tokio::select! {
         ended = serve(listener, backend, Arc::new(door)) => Ok(ended?),
         () = stopped => Ok(()),
-    }
+    };
+    own.end().await;
+    result
 }

@@ -6,6 +6,7 @@
 //! make_bridge    -> Joining --accept--> Open      (asks again until accepted)
 //! receive_bridge -> Waiting --join----> Open
 //! both circuits end at this exit:       Local
+//! via code                               Code, with stages of its own
 //! ```
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::fair::Share;
+use super::{code::CodeLink, fair::Share};
 use crate::{
     forward::ReplayWindow,
     keys::{BridgeKeys, BridgeLayer},
@@ -50,6 +51,8 @@ pub(super) enum EndLink {
     Open(Box<OpenLink>),
     /// The other end is at this exit too.
     Local(CircuitKey),
+    /// By tracking codes.
+    Code(Box<CodeLink>),
 }
 
 /// A join that is not accepted yet.

@@ -7,12 +7,12 @@ use std::{net::SocketAddr, time::Instant};
 use rand::Rng;
 
 use super::{
-    BridgeEvent, BridgeHop, End, EndLink, ExitBridges, OrderError, OtherExit,
+    BridgeEvent, BridgeHop, End, EndLink, ExitBridges, Members, OrderError, OtherNode,
     end::{Joining, OpenLink},
 };
 use crate::{
     keys::{BridgeKeys, BridgeNames, OnionKey},
-    model::{CELL_LEN, CID_LEN, Cid, DropReason, NodeId},
+    model::{CELL_LEN, CID_LEN, Cid, DropReason},
     wire::{
         set_cid,
         share::{JOIN_LEN, JoinPrefix, Order, ShareRole},
@@ -27,16 +27,11 @@ impl ExitBridges {
         &self,
         now: Instant,
         order: &Order,
-        other: &OtherExit,
+        other: &OtherNode,
         keys: &OwnKeys<'_>,
         rng: &mut impl Rng,
     ) -> Result<EndLink, OrderError> {
-        let names = BridgeNames {
-            bridge: order.bridge_cid(),
-            session: order.session.0,
-            maker: self.id,
-            receiver: order.to,
-        };
+        let names = self.names_of(order);
         let suite = self.suite.max(other.suite);
         let own = keys.first().ok_or(OrderError::NoRoom)?;
         let ephemeral = OnionKey::generate(rng).map_err(|_| OrderError::NoRoom)?;
@@ -52,6 +47,16 @@ impl ExitBridges {
         join.mac = keys.join_mac(JoinPrefix::before_mac(&join.emit()));
         let joining = Joining { to: other.addr, keys, prefix: join.emit(), attempts: 0, next: now };
         Ok(EndLink::Joining(Box::new(joining)))
+    }
+
+    /// The names of a bridge that this exit makes.
+    pub(super) fn names_of(&self, order: &Order) -> BridgeNames {
+        BridgeNames {
+            bridge: order.bridge_cid(),
+            session: order.session.0,
+            maker: self.id,
+            receiver: order.to,
+        }
     }
 
     /// Sends the join, if the end is the one that joins.
@@ -90,7 +95,7 @@ impl ExitBridges {
         at: usize,
         from: SocketAddr,
         cell: &[u8; CELL_LEN],
-        other: &impl Fn(&NodeId) -> Option<OtherExit>,
+        members: &impl Members,
         keys: &OwnKeys<'_>,
         rng: &mut impl Rng,
     ) -> Result<Option<BridgeHop>, DropReason> {
@@ -101,7 +106,7 @@ impl ExitBridges {
         let prefix: &[u8; JOIN_LEN] =
             cell[CID_LEN..].first_chunk().ok_or(DropReason::BadControl)?;
         let join = JoinPrefix::parse(prefix).map_err(|_| DropReason::BadControl)?;
-        let other = other(&end.other).ok_or(DropReason::UnknownOnionKey)?;
+        let other = members.exit(&end.other).ok_or(DropReason::UnknownOnionKey)?;
         let own = keys.iter().find(|key| key.id() == join.receiver_key_id);
         let own = own.ok_or(DropReason::UnknownOnionKey)?;
         if other.onion_key_id != join.sender_key_id {
@@ -159,7 +164,7 @@ impl ExitBridges {
         }
     }
 
-    fn opened(&mut self, at: usize) {
+    pub(super) fn opened(&mut self, at: usize) {
         if let Some(end) = self.ends[at].take() {
             self.notice(&end, None);
             self.ends[at] = Some(end);

@@ -7,7 +7,10 @@
 //! uploader's circuit -> exit: open body -> seal to the other exit ->
 //!                       other exit: open -> originate to the downloader's circuit, and back
 //! ```
+//! By tracking code ([`code`]) the same datagrams pass further relays between the exits.
 
+mod carry;
+mod code;
 mod end;
 mod fair;
 mod join;
@@ -15,6 +18,7 @@ mod legs;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +31,7 @@ use hashbrown::HashMap;
 use rand::Rng;
 
 use self::{
+    code::{CodeLink, Codes},
     end::{End, EndLink},
     fair::Shares,
     legs::Legs,
@@ -35,33 +40,25 @@ use self::{
 pub use self::{join::OwnKeys, orders::OrderError};
 use crate::{
     keys::{ConsentKey, HopKeys},
-    model::{BODY_LEN, BodyKind, CELL_LEN, Cid, CircuitKey, DropReason, NodeId, Suite},
+    model::{CELL_LEN, Cid, CircuitKey, DropReason, NodeId, Suite},
     wire::{
-        BodyHeader, ControlFragment, ControlType, body_mut, body_ref, cid_of,
+        ControlType,
         share::{
-            BridgeDatagram, BridgeEnd, BridgeNotice, MAX_FRAME_LEN, Order, OrderKind, Session,
+            BridgeEnd, BridgeNotice, MAX_FRAME_LEN, NextRelayId, Order, OrderKind, Session, Via,
         },
     },
 };
 
 /// How often bridges are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// A silent exit is asked for an echo after this long.
-const ECHO_AFTER: Duration = Duration::from_millis(500);
-/// An exit that says nothing for this long is lost.
-const LOST_AFTER: Duration = Duration::from_secs(2);
-/// How long the other exit may take to join or to accept.
-const JOIN_WITHIN: Duration = Duration::from_secs(8);
-/// A bridge without a datagram for this long is taken down.
-const IDLE_AFTER: Duration = Duration::from_secs(120);
 /// Bridges of one exit.
 const MOST_ENDS: usize = 4_096;
 /// Bridges of one circuit.
 const MOST_PER_CIRCUIT: usize = 64;
 
-/// What the directory says of another exit.
+/// What the directory says of another node.
 #[derive(Clone, Copy, Debug)]
-pub struct OtherExit {
+pub struct OtherNode {
     /// Where it listens.
     pub addr: SocketAddr,
     /// Its onion key.
@@ -70,6 +67,18 @@ pub struct OtherExit {
     pub onion_key_id: [u8; 8],
     /// The suite it prefers.
     pub suite: Suite,
+}
+
+/// What bridges ask the directory.
+pub trait Members {
+    /// An exit.
+    fn exit(&self, id: &NodeId) -> Option<OtherNode>;
+    /// A node that passes cells on.
+    fn relay(&self, id: &NodeId) -> Option<OtherNode>;
+    /// Where the relay is that a tracking code names.
+    fn next_relay(&self, relay: NextRelayId) -> Option<SocketAddr>;
+    /// Whether a relay sends from this address.
+    fn has_relay_at(&self, addr: SocketAddr) -> bool;
 }
 
 /// Where a cell goes that was changed in place.
@@ -121,6 +130,7 @@ pub struct ExitBridges {
     ends: Vec<Option<Box<End>>>,
     by_session: HashMap<(CircuitKey, Session), usize, RandomState>,
     by_cid: HashMap<Cid, usize, RandomState>,
+    codes: Codes,
     shares: Shares,
     events: VecDeque<BridgeEvent>,
     next_tick: Option<Instant>,
@@ -139,6 +149,7 @@ impl ExitBridges {
             ends: Vec::new(),
             by_session: HashMap::with_hasher(RandomState::default()),
             by_cid: HashMap::with_hasher(RandomState::default()),
+            codes: Codes::default(),
             shares: Shares::default(),
             events: VecDeque::new(),
             next_tick: None,
@@ -236,71 +247,13 @@ impl ExitBridges {
         Ok(())
     }
 
-    /// A datagram of a circuit: its cell is changed in place for the other end.
-    ///
-    /// # Errors
-    /// The reason to drop and count it.
-    pub fn forward(
-        &mut self,
-        now: Instant,
-        circuit: CircuitKey,
-        cell: &mut [u8; CELL_LEN],
-    ) -> Result<BridgeHop, DropReason> {
-        let session = BridgeDatagram::session_of(body_ref(cell));
-        let at = *self.by_session.get(&(circuit, session)).ok_or(DropReason::NoBridge)?;
-        let end = self.ends[at].as_deref_mut().ok_or(DropReason::NoBridge)?;
-        if !self.shares.take(&mut end.share) {
-            return Err(DropReason::BridgeShare);
-        }
-        end.last_data = now;
-        self.bytes += u64::from(u16::from_be_bytes([body_ref(cell)[10], body_ref(cell)[11]]));
-        match &mut end.link {
-            EndLink::Open(link) => Ok(BridgeHop::Exit(link.seal(end.bridge, cell)?)),
-            EndLink::Local(other) => Ok(BridgeHop::Circuit(*other)),
-            EndLink::Joining(_) | EndLink::Waiting => Err(DropReason::NoBridge),
-        }
+    /// A newer directory.
+    pub fn on_directory(&mut self) {
+        self.codes.on_directory();
     }
 
-    /// A datagram of the other exit, opened: whose it is.
-    fn handle_opened(
-        &mut self,
-        now: Instant,
-        at: usize,
-        cell: &mut [u8; CELL_LEN],
-    ) -> Result<Option<BridgeHop>, DropReason> {
-        let end = self.ends[at].as_deref_mut().ok_or(DropReason::NoBridge)?;
-        let header = BodyHeader::parse(body_ref(cell)).map_err(|_| DropReason::UnknownKind)?;
-        match header.kind {
-            BodyKind::Bridge => {
-                // An exit cannot speak for another session than the bridge's.
-                if BridgeDatagram::session_of(body_ref(cell)) != end.session {
-                    return Err(DropReason::NoBridge);
-                }
-                end.last_data = now;
-                Ok(Some(BridgeHop::Circuit(end.circuit)))
-            }
-            BodyKind::Echo => {
-                BodyHeader::new(BodyKind::EchoReply).emit(body_mut(cell));
-                let EndLink::Open(link) = &mut end.link else { return Ok(None) };
-                link.seal(end.bridge, cell).map(|to| Some(BridgeHop::Exit(to)))
-            }
-            BodyKind::EchoReply => Ok(None),
-            BodyKind::Control => {
-                let fragment =
-                    ControlFragment::parse(body_ref(cell)).map_err(|_| DropReason::BadControl)?;
-                let notice =
-                    BridgeNotice::parse(fragment.value).map_err(|_| DropReason::BadControl)?;
-                if let Some(reason) = notice.end {
-                    self.end(at, Some(reason), reason);
-                }
-                Ok(None)
-            }
-            BodyKind::Data | BodyKind::Cover => Err(DropReason::UnknownKind),
-        }
-    }
-
-    /// An order of a tracker. `tracker_key` is its order key in the directory, `other` what the
-    /// directory says of the other exit, `unix` the time in seconds since 1970.
+    /// An order of a tracker. `tracker_key` is its order key in the directory, `unix` the time in
+    /// seconds since 1970.
     ///
     /// # Errors
     /// Why it is refused.
@@ -311,7 +264,7 @@ impl ExitBridges {
         unix: u64,
         order: &Order,
         tracker_key: Option<&[u8; 32]>,
-        other: Option<OtherExit>,
+        members: &impl Members,
         keys: &OwnKeys<'_>,
         rng: &mut impl Rng,
     ) -> Result<(), OrderError> {
@@ -337,10 +290,18 @@ impl ExitBridges {
         if self.by_session.contains_key(&(circuit, order.session)) {
             return Err(OrderError::ConsentUsed);
         }
-        let link = match (order.to == self.id, order.kind) {
-            (true, _) | (false, OrderKind::ReceiveBridge) => EndLink::Waiting,
-            (false, _) => {
-                let other = other.ok_or(OrderError::UnknownExit)?;
+        let link = match (order.to == self.id, order.kind, order.via) {
+            (true, ..) => EndLink::Waiting,
+            (false, _, Via::Code) => {
+                let mut link = CodeLink::of_order(now, order, members, keys)?;
+                if order.kind == OrderKind::MakeBridge {
+                    link.prepare_join(&self.names_of(order), self.suite, keys, rng)?;
+                }
+                EndLink::Code(Box::new(link))
+            }
+            (false, OrderKind::ReceiveBridge, Via::Bridge) => EndLink::Waiting,
+            (false, _, Via::Bridge) => {
+                let other = members.exit(&order.to).ok_or(OrderError::UnknownExit)?;
                 self.start_join(now, order, &other, keys, rng)?
             }
         };
@@ -362,7 +323,11 @@ impl ExitBridges {
             self.join_locally(at);
         } else {
             self.by_cid.insert(bridge, at);
-            self.ask_to_join(now, at, rng);
+            match (order.via, order.kind) {
+                (Via::Bridge, _) => self.ask_to_join(now, at, rng),
+                (Via::Code, OrderKind::MakeBridge) => self.greet_by_code(now, at, rng),
+                (Via::Code, _) => {}
+            }
         }
         Ok(())
     }
@@ -382,128 +347,4 @@ impl ExitBridges {
         }
         Ok(())
     }
-
-    /// Asks again, looks for lost exits and idle bridges, gives out new shares. `refused` cells did
-    /// not fit the link since the last call.
-    pub fn handle_timeout(&mut self, now: Instant, unix: u64, refused: u64, rng: &mut impl Rng) {
-        if self.next_tick.is_none_or(|at| now < at) {
-            return;
-        }
-        self.orders.handle_timeout(unix);
-        let ends = &mut self.ends;
-        self.shares.tick(refused, ends.iter_mut().flatten().map(|end| &mut end.share));
-        for at in 0..self.ends.len() {
-            self.watch(now, at, rng);
-        }
-        self.next_tick = (!self.is_empty()).then_some(now + TICK);
-    }
-
-    fn watch(&mut self, now: Instant, at: usize, rng: &mut impl Rng) {
-        let Some(end) = self.ends[at].as_deref_mut() else { return };
-        let over = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
-        match &mut end.link {
-            EndLink::Joining(_) | EndLink::Waiting if over(end.since, JOIN_WITHIN) => {
-                self.end(at, Some(BridgeEnd::ExitLost), BridgeEnd::ExitLost);
-            }
-            EndLink::Joining(joining) if now >= joining.next => self.ask_to_join(now, at, rng),
-            EndLink::Open(link) if over(link.heard, LOST_AFTER) => {
-                self.end(at, Some(BridgeEnd::ExitLost), BridgeEnd::ExitLost);
-            }
-            EndLink::Open(_) | EndLink::Local(_) if over(end.last_data, IDLE_AFTER) => {
-                self.end(at, Some(BridgeEnd::Idle), BridgeEnd::Idle);
-            }
-            EndLink::Open(link) if over(link.heard, ECHO_AFTER) && over(link.asked, ECHO_AFTER) => {
-                link.asked = now;
-                let mut cell = Box::new([0; CELL_LEN]);
-                BodyHeader::new(BodyKind::Echo).emit(body_mut(&mut cell));
-                if let Ok(to) = link.seal(end.bridge, &mut cell) {
-                    self.events.push_back(BridgeEvent::Send { to, cell });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn insert(&mut self, end: End) -> usize {
-        let key = (end.circuit, end.session);
-        let at = self.ends.iter().position(Option::is_none).unwrap_or(self.ends.len());
-        if at == self.ends.len() {
-            self.ends.push(None);
-        }
-        self.ends[at] = Some(Box::new(end));
-        self.by_session.insert(key, at);
-        at
-    }
-
-    /// Takes an end down. Its client is told `tell_client`, the other end `tell_other`.
-    fn end(&mut self, at: usize, tell_client: Option<BridgeEnd>, tell_other: BridgeEnd) {
-        let Some(mut end) = self.ends.get_mut(at).and_then(Option::take) else { return };
-        self.by_session.remove(&(end.circuit, end.session));
-        if self.by_cid.get(&end.bridge) == Some(&at) {
-            self.by_cid.remove(&end.bridge);
-        }
-        if let Some(reason) = tell_client {
-            self.notice(&end, Some(reason));
-        }
-        match &mut end.link {
-            EndLink::Open(link) => {
-                let mut cell = Box::new([0; CELL_LEN]);
-                let (session, role) = (end.session, end.role);
-                let notice = BridgeNotice { session, role, end: Some(tell_other) }.emit();
-                write_control(body_mut(&mut cell), ControlType::Bridge, &notice);
-                if let Ok(to) = link.seal(end.bridge, &mut cell) {
-                    self.events.push_back(BridgeEvent::Send { to, cell });
-                }
-            }
-            EndLink::Local(other) => {
-                if let Some(other) = self.by_session.get(&(*other, end.session)) {
-                    self.end(*other, Some(tell_other), tell_other);
-                }
-            }
-            EndLink::Joining(_) | EndLink::Waiting => {}
-        }
-    }
-
-    /// Tells a client that its bridge stands, or why it fell.
-    fn notice(&mut self, end: &End, reason: Option<BridgeEnd>) {
-        let notice = BridgeNotice { session: end.session, role: end.role, end: reason };
-        self.events.push_back(BridgeEvent::Control {
-            circuit: end.circuit,
-            kind: ControlType::Bridge,
-            value: notice.emit().to_vec(),
-        });
-    }
-
-    /// A cell whose id no circuit has: nothing if it is none of a bridge either.
-    pub fn handle_cell(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        cell: &mut [u8; CELL_LEN],
-        other: impl Fn(&NodeId) -> Option<OtherExit>,
-        keys: &OwnKeys<'_>,
-        rng: &mut impl Rng,
-    ) -> Option<Result<Option<BridgeHop>, DropReason>> {
-        let at = *self.by_cid.get(&cid_of(cell))?;
-        let end = self.ends[at].as_deref_mut()?;
-        Some(match &mut end.link {
-            EndLink::Open(link) if link.is_join(cell) => {
-                self.accept_again(at, from, rng);
-                Ok(None)
-            }
-            EndLink::Open(link) => {
-                link.open(now, from, cell).and_then(|()| self.handle_opened(now, at, cell))
-            }
-            EndLink::Waiting => self.handle_join(now, at, from, cell, &other, keys, rng),
-            EndLink::Joining(_) => self.handle_accept(now, at, from, cell),
-            EndLink::Local(_) => Err(DropReason::NoBridge),
-        })
-    }
-}
-
-/// Writes a control message of one fragment.
-fn write_control(body: &mut [u8; BODY_LEN], kind: ControlType, value: &[u8]) {
-    let fragment = ControlFragment { kind, request: 0, index: 0, count: 1, value };
-    // A notice is far shorter than a body.
-    let _ = fragment.emit(body);
 }

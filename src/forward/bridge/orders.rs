@@ -48,6 +48,9 @@ pub enum OrderError {
     /// The other exit is not in the directory.
     #[error("expected an exit of the directory as the other end, got an unknown node")]
     UnknownExit,
+    /// The route of tracking codes is not for this exit.
+    #[error("expected a route of relays of the directory, sealed to this exit, got another")]
+    Route,
     /// Limits of this exit.
     #[error("expected fewer bridges; this exit, or the circuit, has no room for another")]
     NoRoom,

@@ -8,7 +8,10 @@ use super::*;
 use crate::{
     keys::OnionKey,
     model::SLOT_LEN,
-    wire::share::{BRIDGE_MTU, Consent, ShareRole, Via},
+    wire::{
+        body_mut, body_ref, cid_of,
+        share::{BRIDGE_MTU, BridgeDatagram, Consent, ShareRole, Via},
+    },
 };
 
 const UNIX: u64 = 1_700_000_000;
@@ -36,6 +39,27 @@ struct Net {
 
 const CIRCUIT: CircuitKey = CircuitKey(3);
 
+/// A directory in which every node is an exit.
+struct Known(Vec<(NodeId, OtherNode)>);
+
+impl Members for Known {
+    fn exit(&self, id: &NodeId) -> Option<OtherNode> {
+        self.0.iter().find(|(known, _)| known == id).map(|(_, node)| *node)
+    }
+
+    fn relay(&self, id: &NodeId) -> Option<OtherNode> {
+        self.exit(id)
+    }
+
+    fn next_relay(&self, relay: NextRelayId) -> Option<SocketAddr> {
+        self.0.iter().find(|(id, _)| relay.names(id)).map(|(_, node)| node.addr)
+    }
+
+    fn has_relay_at(&self, addr: SocketAddr) -> bool {
+        self.0.iter().any(|(_, node)| node.addr == addr)
+    }
+}
+
 fn hop_keys(byte: u8) -> HopKeys {
     HopKeys::derive(Suite::Aes128Gcm, &[byte; 32], &[byte; 96])
 }
@@ -61,8 +85,8 @@ fn exit(byte: u8, tracker: NodeId, now: Instant, rng: &mut StdRng) -> Exit {
 }
 
 impl Exit {
-    fn other(&self) -> OtherExit {
-        OtherExit {
+    fn other(&self) -> OtherNode {
+        OtherNode {
             addr: self.addr,
             onion_key: *self.keys[0].public(),
             onion_key_id: self.keys[0].id(),
@@ -147,14 +171,17 @@ impl Net {
         key: Option<&[u8; 32]>,
         unix: u64,
     ) -> Result<(), OrderError> {
-        let (own, other) = if order.kind == OrderKind::MakeBridge {
-            (&mut self.up, &self.down)
-        } else {
-            (&mut self.down, &self.up)
+        let members = self.members();
+        let own = match order.kind {
+            OrderKind::MakeBridge => &mut self.up,
+            _ => &mut self.down,
         };
         let keys = own.keys.as_slice();
-        let other = Some(other.other());
-        own.bridges.handle_order(self.now, unix, order, key, other, &keys, &mut self.rng)
+        own.bridges.handle_order(self.now, unix, order, key, &members, &keys, &mut self.rng)
+    }
+
+    fn members(&self) -> Known {
+        Known([&self.up, &self.down].map(|exit| (exit.id, exit.other())).to_vec())
     }
 
     fn deliver(&mut self, to_down: bool, cell: &mut [u8; CELL_LEN]) -> Option<BridgeHop> {
@@ -166,12 +193,11 @@ impl Net {
         to_down: bool,
         cell: &mut [u8; CELL_LEN],
     ) -> Result<Option<BridgeHop>, DropReason> {
+        let members = self.members();
         let (own, other) =
             if to_down { (&mut self.down, &self.up) } else { (&mut self.up, &self.down) };
-        let (from, info) = (other.addr, other.other());
-        let keys = own.keys.as_slice();
-        let handled =
-            own.bridges.handle_cell(self.now, from, cell, |_| Some(info), &keys, &mut self.rng);
+        let (from, keys, rng) = (other.addr, own.keys.as_slice(), &mut self.rng);
+        let handled = own.bridges.handle_cell(self.now, UNIX, from, cell, &members, &keys, rng);
         handled.expect("a cell of a bridge")
     }
 
@@ -299,10 +325,9 @@ fn a_stolen_tracker_key_cannot_attach_to_a_circuit() {
         change(&mut order);
         net.sign(&mut order);
         let key = net.signing.verifying_key().to_bytes();
-        let keys = net.down.keys.as_slice();
-        let (other, rng) = (Some(net.up.other()), &mut net.rng);
+        let (members, keys, rng) = (net.members(), net.down.keys.as_slice(), &mut net.rng);
         let result =
-            net.down.bridges.handle_order(net.now, UNIX, &order, Some(&key), other, &keys, rng);
+            net.down.bridges.handle_order(net.now, UNIX, &order, Some(&key), &members, &keys, rng);
         assert_eq!(result, Err(OrderError::NoConsent), "change {index}");
         assert!(net.down.bridges.is_empty());
     }
@@ -324,16 +349,11 @@ fn a_join_by_anyone_but_the_named_exit_is_dropped() {
     net.obey(&make).unwrap();
     let mut join = net.up.take_cell().unwrap();
     let real = OnionKey::from_secret([1; 32]).unwrap();
-    let info = OtherExit { onion_key: *real.public(), onion_key_id: real.id(), ..net.up.other() };
-    let keys = net.down.keys.as_slice();
-    let handled = net.down.bridges.handle_cell(
-        net.now,
-        net.up.addr,
-        &mut join,
-        |_| Some(info),
-        &keys,
-        &mut net.rng,
-    );
+    let info = OtherNode { onion_key: *real.public(), onion_key_id: real.id(), ..net.up.other() };
+    let (keys, members) = (net.down.keys.as_slice(), Known(vec![(net.up.id, info)]));
+    let (from, rng) = (net.up.addr, &mut net.rng);
+    let handled =
+        net.down.bridges.handle_cell(net.now, UNIX, from, &mut join, &members, &keys, rng);
     assert_eq!(handled, Some(Err(DropReason::UnknownOnionKey)));
 }
 
@@ -436,10 +456,10 @@ fn two_circuits_of_one_exit_are_joined_here() {
         order.token = Consent(key.token(&bytes));
         net.sign(&mut order);
         let own_key = net.signing.verifying_key().to_bytes();
-        let keys = net.up.keys.as_slice();
+        let (keys, members) = (net.up.keys.as_slice(), Known(Vec::new()));
         net.up
             .bridges
-            .handle_order(net.now, UNIX, &order, Some(&own_key), None, &keys, &mut net.rng)
+            .handle_order(net.now, UNIX, &order, Some(&own_key), &members, &keys, &mut net.rng)
             .unwrap();
     }
     let mut cell = net.datagram(b"local");

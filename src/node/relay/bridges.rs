@@ -13,13 +13,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Onward, Relay};
 use crate::{
     capture::udp::Message,
-    directory::Directory,
-    forward::bridge::{BridgeEvent, BridgeHop, OrderError, OtherExit},
+    directory::{Directory, Member},
+    forward::bridge::{BridgeEvent, BridgeHop, Members, OrderError, OtherNode},
     model::{BODY_LEN, CELL_LEN, Cid, CircuitKey, DropReason, NodeId, Role},
-    node::{http_carrier::cells_of, poster::PostJob},
+    node::{
+        http_carrier::cells_of,
+        poster::{About, PostJob},
+    },
     wire::{
         ControlFragment, ControlType, body_mut,
-        share::{Envelope, Order},
+        share::{Envelope, NextRelayId, Order},
     },
 };
 
@@ -67,11 +70,9 @@ impl Relay {
         from: SocketAddr,
         cell: &mut [u8; CELL_LEN],
     ) -> Option<Result<Option<SocketAddr>, DropReason>> {
-        let directory = self.directory.as_deref();
-        let other = |id: &NodeId| other_exit(directory, id);
-        let keys = &self.onion_keys;
-        let handled =
-            self.bridges.handle_cell(now, from, cell, other, &keys.as_slice(), &mut self.rng)?;
+        let members = Listed(self.directory.as_deref());
+        let (keys, rng) = (&self.onion_keys.as_slice(), &mut self.rng);
+        let handled = self.bridges.handle_cell(now, unix_now(), from, cell, &members, keys, rng)?;
         Some(match handled {
             Ok(Some(hop)) => self.bridge_hop(hop, cell).map(Some),
             Ok(None) => Ok(None),
@@ -156,7 +157,7 @@ impl Relay {
             unix_now(),
             order,
             tracker_key.as_ref(),
-            other_exit(directory, &order.to),
+            &Listed(directory),
             &self.onion_keys.as_slice(),
             &mut self.rng,
         );
@@ -173,7 +174,7 @@ impl Relay {
             match event {
                 BridgeEvent::Post { tracker, leg, frame } => {
                     let body = Envelope::emit_bytes(leg, &frame);
-                    let job = PostJob { to: tracker, body, order: None };
+                    let job = PostJob { to: tracker, body, about: About::Frame };
                     if self.posts.try_send(job).is_err() {
                         self.link.drops.count(DropReason::QueueFull);
                     }
@@ -206,16 +207,40 @@ impl Relay {
     }
 }
 
-/// What the directory says of another exit.
-fn other_exit(directory: Option<&Directory>, id: &NodeId) -> Option<OtherExit> {
-    let member = directory?.get(id).filter(|member| member.is_exit())?;
-    let descriptor = &member.descriptor;
-    Some(OtherExit {
-        addr: member.addr(),
-        onion_key: descriptor.onion_key,
-        onion_key_id: descriptor.onion_key_id,
-        suite: *descriptor.suites.first()?,
-    })
+/// The directory, for bridges.
+struct Listed<'a>(Option<&'a Directory>);
+
+impl Listed<'_> {
+    fn node(&self, id: &NodeId, fits: fn(&Member) -> bool) -> Option<OtherNode> {
+        let member = self.0?.get(id).filter(|member| fits(member))?;
+        let descriptor = &member.descriptor;
+        Some(OtherNode {
+            addr: member.addr(),
+            onion_key: descriptor.onion_key,
+            onion_key_id: descriptor.onion_key_id,
+            suite: *descriptor.suites.first()?,
+        })
+    }
+}
+
+impl Members for Listed<'_> {
+    fn exit(&self, id: &NodeId) -> Option<OtherNode> {
+        self.node(id, Member::is_exit)
+    }
+
+    fn relay(&self, id: &NodeId) -> Option<OtherNode> {
+        self.node(id, Member::is_relay)
+    }
+
+    fn next_relay(&self, relay: NextRelayId) -> Option<SocketAddr> {
+        let mut members = self.0?.nodes().iter();
+        let found = members.find(|member| relay.names(&member.id) && member.is_relay())?;
+        Some(found.addr())
+    }
+
+    fn has_relay_at(&self, addr: SocketAddr) -> bool {
+        self.0.and_then(|directory| directory.by_addr(addr)).is_some_and(Member::is_relay)
+    }
 }
 
 /// Seconds since 1970.

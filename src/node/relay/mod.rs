@@ -248,7 +248,10 @@ impl Relay {
     fn handle_commands(&mut self, now: Instant) {
         loop {
             match self.commands.try_recv() {
-                Ok(RelayCommand::Directory(directory)) => self.directory = Some(directory),
+                Ok(RelayCommand::Directory(directory)) => {
+                    self.directory = Some(directory);
+                    self.bridges.on_directory();
+                }
                 Ok(RelayCommand::Door(message)) => self.handle_door(now, message),
                 Ok(RelayCommand::OnionKeys(keys)) => {
                     self.circuits

@@ -73,6 +73,8 @@ pub(super) struct Engine {
     events: mpsc::Sender<ShareEvent>,
     status: watch::Sender<ShareStatus>,
     pub(super) circuits: HashMap<CircuitKey, CircuitRow>,
+    /// Circuits that wait until the directory lists the tracker: number and exit.
+    unopened: HashMap<CircuitKey, (u32, NodeId)>,
     pub(super) active: Option<CircuitKey>,
     pub(super) files: Vec<ListedFile>,
     pub(super) generation: u64,
@@ -102,6 +104,7 @@ impl Engine {
             events,
             status,
             circuits: HashMap::new(),
+            unopened: HashMap::new(),
             active: None,
             files: Vec::new(),
             generation: 1,
@@ -196,22 +199,17 @@ impl Engine {
         let now = Instant::now();
         match notice {
             ShareNotice::Ready { circuit, number, exit } => {
-                self.open_channel(now, circuit, number, exit);
+                self.unopened.insert(circuit, (number, exit));
+                self.open_channels(now);
             }
             ShareNotice::Gone { circuit } => {
+                self.unopened.remove(&circuit);
                 self.circuits.remove(&circuit);
                 self.end_sessions_of(circuit);
             }
             ShareNotice::Active { circuit } => {
                 self.active = circuit;
-                if let Some(number) = circuit.and_then(|key| self.number(key)) {
-                    self.emit(ShareEvent::CircuitChanged { number });
-                }
-                if circuit.is_some() {
-                    for message in std::mem::take(&mut self.homeless) {
-                        self.tell_tracker(circuit, message);
-                    }
-                }
+                self.greet_active();
             }
             ShareNotice::Frame { circuit, tracker, frame } => {
                 self.handle_frame(now, circuit, tracker, &frame).await;
@@ -247,27 +245,45 @@ impl Engine {
         Ok((found.id, found.descriptor.onion_key))
     }
 
-    fn open_channel(&mut self, now: Instant, circuit: CircuitKey, number: u32, exit: NodeId) {
-        let opened = self.find_tracker().and_then(|(tracker, key)| {
-            PeerChannel::open(now, key, exit)
-                .map(|channel| (tracker, channel))
-                .map_err(|error| error.to_string())
-        });
-        match opened {
-            Ok((tracker, channel)) => {
-                let outgoing = VecDeque::new();
-                let row = CircuitRow {
-                    number,
-                    exit,
-                    channel,
-                    tracker,
-                    outgoing,
-                    announced: 0,
-                    announce_at: now,
-                };
-                self.circuits.insert(circuit, row);
+    /// The active circuit has a channel: what waited for one goes there.
+    fn greet_active(&mut self) {
+        let Some(number) = self.active.and_then(|key| self.number(key)) else { return };
+        self.emit(ShareEvent::CircuitChanged { number });
+        for message in std::mem::take(&mut self.homeless) {
+            self.tell_tracker(self.active, message);
+        }
+    }
+
+    /// Opens a channel on every circuit that has none, as soon as the directory lists the tracker.
+    fn open_channels(&mut self, now: Instant) {
+        if self.unopened.is_empty() {
+            return;
+        }
+        let (tracker, key) = match self.find_tracker() {
+            Ok(found) => found,
+            Err(reason) => return self.set_tracker(false, &reason),
+        };
+        for (circuit, (number, exit)) in std::mem::take(&mut self.unopened) {
+            let channel = match PeerChannel::open(now, key, exit) {
+                Ok(channel) => channel,
+                Err(error) => {
+                    self.set_tracker(false, &error.to_string());
+                    continue;
+                }
+            };
+            let row = CircuitRow {
+                number,
+                exit,
+                channel,
+                tracker,
+                outgoing: VecDeque::new(),
+                announced: 0,
+                announce_at: now,
+            };
+            self.circuits.insert(circuit, row);
+            if self.active == Some(circuit) {
+                self.greet_active();
             }
-            Err(reason) => self.set_tracker(false, &reason),
         }
     }
 
@@ -361,6 +377,7 @@ impl Engine {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.open_channels(now);
         let reason = self.why_no_tracker();
         let late: Vec<u32> = self
             .questions

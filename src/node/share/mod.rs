@@ -159,6 +159,9 @@ pub struct ShareStatus {
     pub bridges: usize,
 }
 
+/// How long an engine may take to end.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
 /// Why a question has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ShareError {
@@ -182,6 +185,8 @@ pub struct ShareNet {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<ShareStatus>,
     data: Handle<ClientCommand>,
+    /// Its other side goes when everything has ended.
+    is_ended: watch::Receiver<()>,
 }
 
 impl ShareNet {
@@ -248,6 +253,14 @@ impl ShareNet {
     pub fn stop(&self) {
         // An engine that has ended no longer listens.
         let _ = self.data.send(ClientCommand::Stop);
+    }
+
+    /// Waits until the engine has ended and its last words are on their way, a second and a half at
+    /// most.
+    pub async fn ended(&self) {
+        let mut is_ended = self.is_ended.clone();
+        // Nothing is ever sent: the error is the end.
+        let _ = tokio::time::timeout(FAREWELL, is_ended.changed()).await;
     }
 
     async fn ask<T>(

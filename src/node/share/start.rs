@@ -25,7 +25,7 @@ use crate::{
         client::{Client, ClientCommand, ClientSettings, PathWish, ShareData},
         contact::{Contact, follow_directory, pass_directories},
         data_thread::DataThread,
-        http_carrier::{self, OnCells, Polls, carry},
+        http_carrier::{self, LAST_WORDS, OnCells, Polls, carry},
         relay_service::suites,
     },
 };
@@ -94,11 +94,13 @@ impl ShareNet {
             // A data path that is too busy loses cells, as a full socket would.
             let _ = cells_to.send(ClientCommand::Cells(from, cells));
         });
-        tasks.spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
+        let carrying =
+            tokio::spawn(carry(http_queue, directories.clone(), Polls::default(), Some(on_cells)));
         let (commands, command_queue) = mpsc::channel(MOST_COMMANDS);
         let (events, event_queue) = mpsc::channel(MOST_EVENTS);
         let (status, statuses) = watch::channel(ShareStatus::default());
-        let net = Self { commands, status: statuses, data: data.handle.clone() };
+        let (ended, is_ended) = watch::channel(());
+        let net = Self { commands, status: statuses, data: data.handle.clone(), is_ended };
         let engine = Engine::new(
             settings.tracker,
             directories,
@@ -118,7 +120,9 @@ impl ShareNet {
             }
             // A data path that ended by itself no longer listens.
             let _ = data.handle.send(ClientCommand::Stop);
-            drop(tasks);
+            let _ = tokio::task::spawn_blocking(|| data.thread.join()).await;
+            let _ = tokio::time::timeout(LAST_WORDS, carrying).await;
+            drop((tasks, ended));
         });
         Ok((net, event_queue))
     }

@@ -99,6 +99,7 @@ pub fn run(hosts: &Hosts, only: &[String], watcher: &mut dyn Watcher) -> Result<
         captures: here.clone(),
         logs: here,
         path: Vec::new(),
+        parties: Vec::new(),
         promises: field.promises,
     })
 }

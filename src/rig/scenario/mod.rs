@@ -15,6 +15,8 @@ pub mod ports;
 pub mod proxies;
 pub mod refusals;
 pub mod roaming;
+pub mod share;
+mod share_view;
 pub mod speed;
 pub mod traffic;
 pub mod wire_image;

@@ -11,9 +11,11 @@
 //! | [`Order`]                       | tracker, exit      | `"CID": "control"`, signed       |
 //! | [`BridgeDatagram`], [`BridgeNotice`] | exit, peer    | bodies of kind 5 and of control  |
 //! | [`JoinPrefix`]                  | exit, exit         | the first bytes of a cell        |
+//! | [`CodeHead`], [`CodeSlot`]      | exits, relays      | tracking codes, in cells         |
 
 mod bridge;
 mod channel;
+mod code;
 mod envelope;
 mod hex_text;
 mod ids;
@@ -23,6 +25,10 @@ mod order;
 
 pub use bridge::{BRIDGE_MTU, BridgeDatagram, BridgeEnd, BridgeNotice};
 pub use channel::{ChannelFrame, MAX_FRAME_LEN, MAX_SEGMENT_LEN, Segment};
+pub use code::{
+    CODE_LEN, CODE_PART_LEN, CODE_SLOT_LEN, CODE_SLOTS, CodeBody, CodeGreeting, CodeHead, CodePart,
+    CodeSlot, CodeWord, MOST_CODE_RELAYS, NextHop, NextRelayId, Piece, parse_route,
+};
 pub use envelope::{Address, Envelope, MAX_ENVELOPE_LEN, MAX_PAYLOAD_LEN};
 pub use ids::{Consent, FileId, Session, ShareRole, Via};
 pub use join::{JOIN_LEN, JoinPrefix};
