@@ -129,8 +129,7 @@ pub fn compare(options: &PeersOptions, say: &mut dyn FnMut(&str)) -> Result<Comp
     for round in 1..=options.rounds {
         for contender in &mut contenders {
             let way = contender.enter(&network)?;
-            let figures =
-                measure::measure(&network, way, &contender.processes(), options.duration);
+            let figures = measure::measure(&network, way, &contender.processes(), options.duration);
             contender.leave(&network)?;
             for failure in &figures.failed {
                 say(&format!("{}: {failure}", contender.name()));
