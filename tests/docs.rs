@@ -86,9 +86,6 @@ fn help(words: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Documented a step ahead of the program.
-const PENDING: &str = "cepa controller token";
-
 /// Lines of shell in the documents that run `cepa`, without what follows a `#`.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     text.split("```sh")
@@ -98,7 +95,6 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
         .map(|line| line.split('#').next().unwrap())
         .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .filter(|words| words.first().is_some_and(|word| word == "cepa"))
-        .filter(|words| !words.join(" ").starts_with(PENDING))
         .collect()
 }
 

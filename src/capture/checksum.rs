@@ -2,9 +2,12 @@
 //!
 //! In: bytes. Out: sums. Called by: capture's segmentation and coalescing, the rig's packets.
 
-#![expect(
-    unsafe_code,
-    reason = "a function compiled for AVX2 is called where the processor has it"
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "a function compiled for AVX2 is called where the processor has it"
+    )
 )]
 
 /// An unfolded one's complement sum, over bytes in network order.

@@ -48,7 +48,10 @@ pub enum NodeError {
     #[error("expected an interface with a default route, got none; name one with --exit-interface")]
     NoExitInterface,
     /// The HTTP door.
-    #[error("expected to listen on the port of the settings, TCP and UDP, got {0}; is it taken?")]
+    #[error(
+        "expected the port of `listen` to be free, TCP and UDP, got {0}; a controller on the same \
+         machine has it, too: give one of them another, such as --listen 0.0.0.0:5001"
+    )]
     Door(std::io::Error),
     /// The tracker's state.
     #[error(transparent)]

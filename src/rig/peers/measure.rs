@@ -38,33 +38,35 @@ pub struct Cost {
     pub resident_mib: f64,
 }
 
-/// One round's figures. None where a network cannot carry what is measured.
+/// One round's figures. None where a network cannot carry what is measured, or did not.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Figures {
     /// TCP goodput towards the receiver in Gb/s, one connection.
-    pub up_gbps: f64,
+    pub up_gbps: Option<f64>,
     /// TCP goodput towards the sender, one connection.
-    pub down_gbps: f64,
+    pub down_gbps: Option<f64>,
     /// TCP goodput towards the receiver, eight connections.
-    pub up8_gbps: f64,
+    pub up8_gbps: Option<f64>,
     /// TCP goodput towards the sender, eight connections.
-    pub down8_gbps: f64,
+    pub down8_gbps: Option<f64>,
     /// The highest rate of 64-byte UDP datagrams of which one in a thousand is lost at most.
     pub small_pps: Option<f64>,
     /// Half of the round trips of 64 bytes were shorter, in milliseconds.
-    pub idle_p50_ms: f64,
+    pub idle_p50_ms: Option<f64>,
     /// One in a hundred was longer.
-    pub idle_p99_ms: f64,
+    pub idle_p99_ms: Option<f64>,
     /// The same while one connection sends as fast as it can.
-    pub loaded_p50_ms: f64,
+    pub loaded_p50_ms: Option<f64>,
     /// The same while one connection sends as fast as it can.
-    pub loaded_p99_ms: f64,
+    pub loaded_p99_ms: Option<f64>,
     /// The same while one connection receives as fast as it can.
-    pub loaded_down_p99_ms: f64,
+    pub loaded_down_p99_ms: Option<f64>,
     /// Processor seconds of the whole machine per gigabyte of goodput, one connection each way.
-    pub machine_cpu_s_per_gb: f64,
+    pub machine_cpu_s_per_gb: Option<f64>,
     /// What the daemons of each host cost.
     pub hosts: BTreeMap<String, Cost>,
+    /// What went wrong where a figure is missing.
+    pub failed: Vec<String>,
 }
 
 /// One figure, for tables and ratios.
@@ -83,8 +85,8 @@ macro_rules! field {
         Field {
             key: stringify!($key),
             name: $name,
-            get: |figures| Some(figures.$key),
-            set: |figures, value| figures.$key = value.unwrap_or_default(),
+            get: |figures| figures.$key,
+            set: |figures, value| figures.$key = value,
         }
     };
 }
@@ -96,12 +98,7 @@ impl Figures {
         field!(down_gbps, "TCP down, 1 flow, Gb/s"),
         field!(up8_gbps, "TCP up, 8 flows, Gb/s"),
         field!(down8_gbps, "TCP down, 8 flows, Gb/s"),
-        Field {
-            key: "small_pps",
-            name: "64-byte UDP without loss, packets/s",
-            get: |figures| figures.small_pps,
-            set: |figures, value| figures.small_pps = value,
-        },
+        field!(small_pps, "64-byte UDP without loss, packets/s"),
         field!(idle_p50_ms, "round trip idle, median, ms"),
         field!(idle_p99_ms, "round trip idle, 99 %, ms"),
         field!(loaded_p50_ms, "round trip under upload, median, ms"),
@@ -133,20 +130,21 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
         write!(
             f,
-            "up {:.3} down {:.3}, 8 flows up {:.3} down {:.3} Gb/s, {:.0} small/s, \
-             round trip {:.3}/{:.3} ms, loaded {:.3}/{:.3}/{:.3} ms",
-            self.up_gbps,
-            self.down_gbps,
-            self.up8_gbps,
-            self.down8_gbps,
-            self.small_pps.unwrap_or_default(),
-            self.idle_p50_ms,
-            self.idle_p99_ms,
-            self.loaded_p50_ms,
-            self.loaded_p99_ms,
-            self.loaded_down_p99_ms
+            "up {} down {}, 8 flows up {} down {} Gb/s, {} small/s, round trip {}/{} ms, loaded \
+             {}/{}/{} ms",
+            of(self.up_gbps),
+            of(self.down_gbps),
+            of(self.up8_gbps),
+            of(self.down8_gbps),
+            self.small_pps.map_or("-".to_owned(), |rate| format!("{rate:.0}")),
+            of(self.idle_p50_ms),
+            of(self.idle_p99_ms),
+            of(self.loaded_p50_ms),
+            of(self.loaded_p99_ms),
+            of(self.loaded_down_p99_ms)
         )
     }
 }
@@ -156,46 +154,62 @@ fn middle(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// Measures one round.
+/// Measures one round. A measurement that fails leaves its figure out and says why.
 pub(super) fn measure(
     network: &Network,
     way: Way,
     processes: &[(String, u32)],
     duration: Duration,
-) -> Result<Figures> {
+) -> Figures {
+    let mut failed = Vec::new();
     let mut figures = Figures::default();
-    let idle = echo(network, way, duration)?;
-    figures.idle_p50_ms = idle.median_ms.unwrap_or(f64::INFINITY);
-    figures.idle_p99_ms = idle.p99_ms.unwrap_or(f64::INFINITY);
-
+    if let Some(idle) = kept(&mut failed, "idle", echo(network, way, duration)) {
+        (figures.idle_p50_ms, figures.idle_p99_ms) = (idle.median_ms, idle.p99_ms);
+    }
     let usage = || -> Vec<process::Usage> {
         processes.iter().map(|(_, pid)| process::usage(*pid).unwrap_or_default()).collect()
     };
-    let (before, machine) = (usage(), machine_cpu());
-    let up = bulk(network, way, Direction::Up, 1, duration)?;
-    let down = bulk(network, way, Direction::Down, 1, duration)?;
+    let mut flow = |direction, flows, what| {
+        let answer = bulk(network, way, direction, flows, duration);
+        kept(&mut failed, what, answer)
+    };
+    let (mut before, mut machine) = (usage(), machine_cpu());
+    let up = flow(Direction::Up, 1, "upload");
+    if up.is_none() {
+        (before, machine) = (usage(), machine_cpu());
+    }
+    let down = flow(Direction::Down, 1, "download");
     let (after, machine) = (usage(), machine_cpu() - machine);
-    let gigabytes = (up.up + down.down) as f64 / 1e9;
-    figures.up_gbps = up.rate() / 1e9;
-    figures.down_gbps = down.rate() / 1e9;
-    figures.machine_cpu_s_per_gb = machine / gigabytes;
-    for ((host, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
-        let cost = figures.hosts.entry(host.clone()).or_default();
-        cost.cpu_s_per_gb += (after.cpu.saturating_sub(before.cpu)).as_secs_f64() / gigabytes;
-        cost.resident_mib += after.resident as f64 / f64::from(1 << 20);
+    let bytes = up.as_ref().map_or(0, |up| up.up) + down.as_ref().map_or(0, |down| down.down);
+    let gigabytes = bytes as f64 / 1e9;
+    if down.is_some() {
+        figures.machine_cpu_s_per_gb = Some(machine / gigabytes);
+        for ((host, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
+            let cost = figures.hosts.entry(host.clone()).or_default();
+            cost.cpu_s_per_gb += (after.cpu.saturating_sub(before.cpu)).as_secs_f64() / gigabytes;
+            cost.resident_mib += after.resident as f64 / f64::from(1 << 20);
+        }
     }
-    figures.up8_gbps = bulk(network, way, Direction::Up, FLOWS, duration)?.rate() / 1e9;
-    figures.down8_gbps = bulk(network, way, Direction::Down, FLOWS, duration)?.rate() / 1e9;
+    let rate = |answer: Option<BulkAnswer>| answer.map(|answer| answer.rate() / 1e9);
+    (figures.up_gbps, figures.down_gbps) = (rate(up), rate(down));
+    figures.up8_gbps = rate(flow(Direction::Up, FLOWS, "eight uploads"));
+    figures.down8_gbps = rate(flow(Direction::Down, FLOWS, "eight downloads"));
 
-    let loaded = echo_under(network, way, Direction::Up, duration)?;
-    figures.loaded_p50_ms = loaded.median_ms.unwrap_or(f64::INFINITY);
-    figures.loaded_p99_ms = loaded.p99_ms.unwrap_or(f64::INFINITY);
-    let loaded = echo_under(network, way, Direction::Down, duration)?;
-    figures.loaded_down_p99_ms = loaded.p99_ms.unwrap_or(f64::INFINITY);
-    if way.proxy.is_none() {
-        figures.small_pps = Some(lossless_rate(network, way)?);
+    let loaded = echo_under(network, way, Direction::Up, duration);
+    if let Some(loaded) = kept(&mut failed, "a round trip under upload", loaded) {
+        (figures.loaded_p50_ms, figures.loaded_p99_ms) = (loaded.median_ms, loaded.p99_ms);
     }
-    Ok(figures)
+    let loaded = echo_under(network, way, Direction::Down, duration);
+    figures.loaded_down_p99_ms =
+        kept(&mut failed, "a round trip under download", loaded).and_then(|loaded| loaded.p99_ms);
+    if way.proxy.is_none() {
+        figures.small_pps = kept(&mut failed, "small datagrams", lossless_rate(network, way));
+    }
+    Figures { failed, ..figures }
+}
+
+fn kept<T>(failed: &mut Vec<String>, what: &str, result: Result<T>) -> Option<T> {
+    result.map_err(|error| failed.push(format!("{what}: {error:#}"))).ok()
 }
 
 fn bulk(
@@ -301,10 +315,10 @@ mod tests {
 
     #[test]
     fn medians_are_taken_figure_by_figure() {
-        let round = |up, pps| Figures { up_gbps: up, small_pps: pps, ..Figures::default() };
+        let round = |up, pps| Figures { up_gbps: Some(up), small_pps: pps, ..Figures::default() };
         let rounds = [round(1.0, Some(30.0)), round(3.0, Some(10.0)), round(2.0, Some(20.0))];
         let median = Figures::median(&rounds);
-        assert_eq!((median.up_gbps, median.small_pps), (2.0, Some(20.0)));
+        assert_eq!((median.up_gbps, median.small_pps), (Some(2.0), Some(20.0)));
         assert_eq!(Figures::median(&[round(1.0, None)]).small_pps, None);
     }
 }

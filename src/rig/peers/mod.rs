@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 pub use self::measure::{Cost, Figures};
@@ -129,17 +129,11 @@ pub fn compare(options: &PeersOptions, say: &mut dyn FnMut(&str)) -> Result<Comp
     for round in 1..=options.rounds {
         for contender in &mut contenders {
             let way = contender.enter(&network)?;
-            let figures = measure::measure(&network, way, &contender.processes(), options.duration)
-                .with_context(|| format!("measuring {}", contender.name()));
+            let figures = measure::measure(&network, way, &contender.processes(), options.duration);
             contender.leave(&network)?;
-            let figures = match figures {
-                Ok(figures) => figures,
-                Err(error) => {
-                    // The others are worth their minutes all the same.
-                    say(&format!("round {round} of {}: {error:#}", options.rounds));
-                    continue;
-                }
-            };
+            for failure in &figures.failed {
+                say(&format!("{}: {failure}", contender.name()));
+            }
             say(&format!("round {round} of {}: {:<8} {figures}", options.rounds, contender.name()));
             rounds.entry(contender.name()).or_default().push(figures);
         }

@@ -57,17 +57,22 @@ pub(super) fn echoes(hosts: &Hosts, to: IpAddr, count: u16) -> Result<PingAnswer
 
 fn ping(hosts: &Hosts, to: IpAddr) -> Result<Evidence> {
     let PingAnswer { sent, received, median_ms, .. } = echoes(hosts, to, 20)?;
-    ensure!(received == sent, "expected {sent} answers, got {received}");
+    ensure!(most_of(received, sent), "expected most of {sent} answers, got {received}");
     let median = median_ms.unwrap_or_default();
     Ok(Evidence::new(format!("{received} of {sent} came back, median {median:.1} ms"))
         .with("median_ms", median_ms))
+}
+
+/// Cables between machines lose a datagram now and then; nine of ten are to arrive.
+fn most_of<N: Into<u64>>(received: N, sent: N) -> bool {
+    received.into() * 10 >= sent.into() * 9
 }
 
 fn udp(hosts: &Hosts, to: IpAddr) -> Result<Evidence> {
     let tool =
         Tool::Echo { to, count: 50, size: 1200, every: Duration::from_millis(20), proxy: None };
     let EchoAnswer { sent, received, .. } = hosts.client().ask(hosts, &tool)?;
-    ensure!(received == sent, "expected {sent} echoes, got {received}");
+    ensure!(most_of(received, sent), "expected most of {sent} echoes, got {received}");
     Ok(Evidence::new(format!("{received} of {sent} datagrams of 1200 bytes came back unchanged")))
 }
 
