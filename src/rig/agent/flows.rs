@@ -40,8 +40,15 @@ pub fn clock_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// One new flow every so often: for `most`, or until there was a gap and flows work again.
-pub(super) fn new_flows(to: IpAddr, every: Duration, most: Duration) -> Result<FlowsAnswer> {
+/// One new flow every so often: for `most`, or until there was a gap and flows work again. Says when
+/// the first one was answered.
+pub(super) fn new_flows(
+    to: IpAddr,
+    every: Duration,
+    most: Duration,
+    works: fn() -> Result<()>,
+) -> Result<FlowsAnswer> {
+    let mut works = Some(works);
     let mut flows: Vec<FlowTimes> = Vec::new();
     let mut open: Vec<(usize, Instant, UdpSocket)> = Vec::new();
     let mut buffer = [0; 64];
@@ -65,6 +72,11 @@ pub(super) fn new_flows(to: IpAddr, every: Duration, most: Duration) -> Result<F
             }
             !answered
         });
+        if flows.iter().any(|flow| flow.answered_us.is_some())
+            && let Some(works) = works.take()
+        {
+            works()?;
+        }
         let lost: Vec<usize> =
             open.iter().filter(|flow| flow.1.elapsed() > LOST_AFTER).map(|flow| flow.0).collect();
         if lost.len() >= GAP

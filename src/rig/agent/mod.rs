@@ -135,7 +135,8 @@ pub enum Tool {
         /// How long each datagram is.
         size: usize,
     },
-    /// A new UDP flow every so often, until there was a gap and flows work again.
+    /// A new UDP flow every so often, until there was a gap and flows work again; prints `ready` when
+    /// the first one was answered.
     NewFlows {
         /// The server.
         to: IpAddr,
@@ -233,7 +234,7 @@ pub fn run(tool: &str) -> Result<()> {
         Tool::Associate { to, count, size, proxy } => answer(&socks::echo(to, count, size, proxy)?),
         Tool::HalfClose { to, bytes, proxy } => answer(&bulk::half_close(to, bytes, proxy)?),
         Tool::Flood { to, rate, time, size } => answer(&echo::flood(to, rate, time, size)?),
-        Tool::NewFlows { to, every, time } => answer(&flows::new_flows(to, every, time)?),
+        Tool::NewFlows { to, every, time } => answer(&flows::new_flows(to, every, time, ready)?),
         Tool::Crowd { link, path, count } => answer(&crowd::build(&link, &path, count)?),
         Tool::Dns { to } => answer(&dns::ask(to)?),
         Tool::Ping { to, count, packet, every } => answer(&icmp::ping(to, count, packet, every)?),

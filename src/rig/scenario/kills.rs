@@ -86,12 +86,14 @@ fn kill(stage: &mut Stage<'_>, place: usize) -> Result<Option<Times>> {
     let [active, _] = both(stage)?;
     let name = active.hops.get(place).context("expected a hop")?.name.clone();
     let sender = stage.network.host("sender")?;
-    let flows = sender.start(&Tool::NewFlows {
+    let mut flows = sender.start(&Tool::NewFlows {
         to: RECEIVERS[0],
         every: EVERY,
         time: Duration::from_secs(12),
     })?;
-    std::thread::sleep(Duration::from_millis(400));
+    // On a busy machine a tool takes its time to start.
+    flows.ready()?;
+    std::thread::sleep(Duration::from_millis(200));
     let node = stage.daemons.nodes.remove(&name).context("expected a node")?;
     let killed_us = clock_us();
     node.kill();
