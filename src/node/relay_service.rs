@@ -25,7 +25,7 @@ use super::{
     http_carrier::{self, LAST_WORDS, Polls, carry},
     metrics,
     poster::post_all,
-    registration::{Listing, Registration, Rotated, Standing, accepted, rotate_keys},
+    registration::{Listing, Registration, Standing, accepted},
     relay::{DoorMessage, DoorRefusal, Relay, RelayCommand, RelaySettings},
     relay_status::{self, StatusSource},
 };
@@ -38,7 +38,7 @@ use crate::{
     model::{HttpPeer, Role, Suite},
     telemetry::{
         NodeState,
-        control::{ControlServer, Refusal, RefusalKind},
+        control::ControlServer,
         service_manager::{self, ready, stop_signal},
     },
     wire::share::Envelope,
@@ -225,8 +225,6 @@ impl Doorkeeper for Doorman {
             Err(_) => busy("the node is ending".to_owned()),
         }
     }
-}
-
 }
 
 fn limits(config: &NodeConfig) -> NodeLimits {

@@ -41,7 +41,7 @@ pub struct RunOptions {
 }
 
 /// The scenarios' names, in order.
-pub const SCENARIOS: [&str; 15] = [
+pub const SCENARIOS: [&str; 16] = [
     "three-hops",
     "hostile",
     "speed",

@@ -390,6 +390,7 @@ async fn a_file_that_changed_is_not_sent() {
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
+    #[expect(clippy::print_stderr, reason = "what is skipped is said")]
     fn mount(path: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let options = format!("size={size}");

@@ -120,7 +120,8 @@ fn specified(
             code = [slot.as_slice(), &code[..336]].concat();
             xor(&mut code, &stream(&shared[at].code, numbers[at], 384));
         }
-        xor(&mut payload, &stream(&shared[at].payload, numbers[at], payload.len()));
+        let keystream = stream(&shared[at].payload, numbers[at], payload.len());
+        xor(&mut payload, &keystream);
         let covered = [&numbers[at].to_be_bytes()[..], &code, &payload].concat();
         let mac = spec::keyed_mac(&shared[at].mac, &covered);
         let head = match exp {
@@ -163,11 +164,11 @@ fn program(
     set_cid(&mut cell, Cid::from_bytes(link(0)));
     let mut cells = vec![cell];
     let (mut ephemeral, mut mac) = (ephemeral, mac);
-    for at in 0..RELAYS {
+    for (at, (_, number)) in keys.iter().enumerate() {
         let own = OnionKey::from_secret(onion_secret(at)).unwrap();
         let found = recognise(&own, &NodeId::from_bytes(node(at)), &ephemeral).unwrap();
         let (code, body) = head(0, [0; 32], [0; 16]).parts(&mut cell);
-        let slot = found.keys.open(keys[at].1, &mac, code, body).unwrap();
+        let slot = found.keys.open(*number, &mac, code, body).unwrap();
         let Some(next) = CodeSlot::parse(&slot).unwrap().next else {
             assert_eq!((at, &body[..]), (RELAYS - 1, payload), "the payload arrives");
             break;

@@ -16,18 +16,18 @@ use crate::{
 const EVERY: usize = 256;
 
 /// What to search for.
-pub struct Needles {
+pub(super) struct Needles {
     mark: [u8; 16],
 }
 
 impl Needles {
     /// Draws a mark that nothing else has.
-    pub fn draw() -> Self {
+    pub(super) fn draw() -> Self {
         Self { mark: rand::random() }
     }
 
     /// A file's bytes: without order, with the mark in them.
-    pub fn content(&self, name: &str, size: usize) -> Vec<u8> {
+    pub(super) fn content(&self, name: &str, size: usize) -> Vec<u8> {
         let mut bytes = vec![0; size];
         blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
         for block in bytes.chunks_exact_mut(EVERY) {
@@ -51,7 +51,7 @@ impl Needles {
     ///
     /// # Errors
     /// Where something was found.
-    pub fn search_captures(
+    pub(super) fn search_captures(
         &self,
         files: &[CaptureFile],
         names: &[impl AsRef<str>],
@@ -71,7 +71,7 @@ impl Needles {
     ///
     /// # Errors
     /// Where something was found.
-    pub fn search_dir(&self, dir: &Path, names: &[impl AsRef<str>]) -> Result<u64> {
+    pub(super) fn search_dir(&self, dir: &Path, names: &[impl AsRef<str>]) -> Result<u64> {
         let mut searched = 0;
         for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
             let path = entry?.path();
@@ -104,7 +104,7 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// When a capture cannot be read.
-pub fn direct_frames(
+pub(super) fn direct_frames(
     network: &Network,
     files: &[CaptureFile],
     one: &str,

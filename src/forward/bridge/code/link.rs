@@ -32,7 +32,7 @@ use crate::{
 
 /// Set-ups of one end, at most.
 const MOST_ATTEMPTS: u8 = 16;
-/// First halves that wait for their second.
+/// Halves of datagrams that wait for the other one.
 const MOST_HALVES: usize = 16;
 /// The pause before a set-up is made anew, doubled each time.
 const ASK_AGAIN: Duration = Duration::from_millis(150);
@@ -67,7 +67,14 @@ pub(in crate::forward::bridge) struct CodeLink {
     heard_attempt: u8,
     exp: u32,
     datagrams: u16,
-    halves: [Option<(u16, Box<[u8; CODE_PART_LEN]>)>; MOST_HALVES],
+    halves: [Option<Half>; MOST_HALVES],
+}
+
+/// Half of a datagram; either may come first.
+struct Half {
+    number: u16,
+    piece: Piece,
+    bytes: Vec<u8>,
 }
 
 impl CodeLink {
@@ -219,27 +226,32 @@ impl CodeLink {
         bytes: &[u8],
         cell: &mut [u8; CELL_LEN],
     ) -> bool {
-        let slot = &mut self.halves[usize::from(number) % MOST_HALVES];
-        match piece {
-            Piece::Whole => BridgeDatagram { session, bytes }.emit(body_mut(cell)),
-            Piece::First => {
-                let Some(first) = bytes.first_chunk() else { return false };
-                *slot = Some((number, Box::new(*first)));
-                return false;
+        let fits = match piece {
+            Piece::Whole => {
+                BridgeDatagram { session, bytes }.emit(body_mut(cell));
+                return true;
             }
-            Piece::Second => {
-                let Some((known, first)) = slot.take() else { return false };
-                if known != number || bytes.len() > BRIDGE_MTU - CODE_PART_LEN {
-                    return false;
-                }
-                let mut whole = [0; BRIDGE_MTU];
-                whole[..CODE_PART_LEN].copy_from_slice(&*first);
-                let end = CODE_PART_LEN + bytes.len();
-                whole[CODE_PART_LEN..end].copy_from_slice(bytes);
-                BridgeDatagram { session, bytes: &whole[..end] }.emit(body_mut(cell));
+            Piece::First => bytes.len() == CODE_PART_LEN,
+            Piece::Second => bytes.len() <= BRIDGE_MTU - CODE_PART_LEN,
+        };
+        if !fits {
+            return false;
+        }
+        let slot = &mut self.halves[usize::from(number) % MOST_HALVES];
+        match slot.take() {
+            Some(half) if half.number == number && half.piece != piece => {
+                let whole = match piece {
+                    Piece::Second => [half.bytes.as_slice(), bytes].concat(),
+                    _ => [bytes, half.bytes.as_slice()].concat(),
+                };
+                BridgeDatagram { session, bytes: &whole }.emit(body_mut(cell));
+                true
+            }
+            _ => {
+                *slot = Some(Half { number, piece, bytes: bytes.to_vec() });
+                false
             }
         }
-        true
     }
 }
 

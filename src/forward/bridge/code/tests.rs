@@ -223,7 +223,7 @@ impl Net {
         BridgeDatagram { session: self.session, bytes }.emit(body_mut(&mut cell));
         let hop = self.nodes[at].bridges.forward(self.now, CIRCUIT, &mut cell).unwrap();
         let BridgeHop::Exit(to) = hop else { panic!("{hop:?}") };
-        self.act();
+        // As at a node: what is changed in place goes before what waits, the second half first.
         self.deliver(at, to, cell);
     }
 
