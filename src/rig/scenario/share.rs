@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::share_view::{Needles, direct_frames};
+use super::share_view::{Needles, busiest_link};
 use crate::rig::{
     captures::{CaptureFile, Captures},
     host::Daemon,
@@ -26,6 +26,8 @@ use crate::rig::{
 const MIB: usize = 1 << 20;
 /// A source that lies is left within so many bytes.
 const GROUP: u64 = 16 << 10;
+/// A link between two nodes with more cells than these carries something else than echoes.
+const ECHOES: u64 = 64;
 /// Paths of the captured transfers, so that it is known between which exits they go.
 const UP: [&str; 3] = ["n1", "n2", "n4"];
 const DOWN: [&str; 3] = ["n2", "n3", "n5"];
@@ -36,7 +38,8 @@ struct Files {
     secret: Shared,
     /// By link, from p2, long enough to lose an exit in the middle.
     long: Shared,
-    /// In the catalogue: from p1 and p2, and from p3, who lies.
+    /// In the catalogue: from p1, and from p3, who lies. With one honest source nothing is asked
+    /// for twice at the end, so every byte beyond the file is one of the liar's.
     film: Shared,
     /// In the catalogue: from p2, and from p4, who stalls.
     pilot: Shared,
@@ -108,25 +111,28 @@ pub fn files_between_peers(stage: &mut Stage<'_>, dir: &Path) -> Vec<Party> {
             at("p5", Some(DOWN))?.get(&what, &[], &[], |_| Ok(()))
         })?;
         got.check(&files.secret.hash)?;
-        let direct = direct_frames(network, &seen, "n4", "n5")?;
+        let direct = busiest_link(network, &seen, "n4", "n5")?;
         captured.extend(seen);
-        ensure!(direct > 0, "expected the exits n4 and n5 to exchange cells");
+        ensure!(direct > ECHOES, "expected n4 and n5 to exchange the file, got {direct} cells");
         Ok(evidence(&got).with("cells_between_the_exits", direct))
     });
-    stage.promise("by tracking code the same bytes come, and the two exits never meet", |_| {
-        let what = at("p1", Some(UP))?.link_of(files.secret.name)?;
-        // The first copy is forgotten: this one comes over the network again.
-        fs::remove_dir_all(network.host("p5")?.dir.join("fixed-state"))?;
-        let (got, seen) = under_capture(network, &dir.join("code"), || {
-            at("p5", Some(DOWN))?.get(&what, &[], &["--via-code"], |_| Ok(()))
-        })?;
-        network.carry_trains(true)?;
-        got.check(&files.secret.hash)?;
-        let direct = direct_frames(network, &seen, "n4", "n5")?;
-        captured.extend(seen);
-        ensure!(direct == 0, "n4 and n5 exchanged {direct} cells");
-        Ok(evidence(&got))
-    });
+    stage.promise(
+        "by tracking code the same bytes come, and nothing of them from exit to exit",
+        |_| {
+            let what = at("p1", Some(UP))?.link_of(files.secret.name)?;
+            // The first copy is forgotten: this one comes over the network again.
+            fs::remove_dir_all(network.host("p5")?.dir.join("fixed-state"))?;
+            let (got, seen) = under_capture(network, &dir.join("code"), || {
+                at("p5", Some(DOWN))?.get(&what, &[], &["--via-code"], |_| Ok(()))
+            })?;
+            network.carry_trains(true)?;
+            got.check(&files.secret.hash)?;
+            let direct = busiest_link(network, &seen, "n4", "n5")?;
+            captured.extend(seen);
+            ensure!(direct <= ECHOES, "n4 and n5 exchanged {direct} cells on one link");
+            Ok(evidence(&got))
+        },
+    );
     stage.promise("no capture holds a byte of the file, its name or its hash", |_| {
         let names = [files.secret.name.to_owned(), files.secret.hash.to_hex().to_string()];
         let (frames, bytes) = needles.search_captures(&captured, &names)?;
@@ -135,7 +141,7 @@ pub fn files_between_peers(stage: &mut Stage<'_>, dir: &Path) -> Vec<Party> {
         Ok(Evidence::new(format!("{frames} frames, {} MiB, {cables} captures", bytes >> 20))
             .with("frames", frames))
     });
-    stage.promise("a source that lies is left within 16 KiB, the others give the file", |_| {
+    stage.promise("a source that lies is left within 16 KiB, the other gives the file", |_| {
         let got = at("p5", None)?.get(files.film.name, &[], &[], |_| Ok(()))?;
         got.check(&files.film.hash)?;
         let liars = number(&got.view, "liars");
@@ -214,7 +220,7 @@ fn come_up(stage: &mut Stage<'_>, needles: &Needles, running: &mut Vec<Daemon>) 
     p1.run(&["share", &files.secret.path()])?;
     let p2 = peer(network, link, "p2", None)?;
     running.push(p2.serve()?);
-    p2.run(&["share", "--public", &files.film.path(), &files.pilot.path()])?;
+    p2.run(&["share", "--public", &files.pilot.path()])?;
     p2.run(&["share", &files.long.path()])?;
     for (name, manner, file) in [("p3", "lies", &files.film), ("p4", "stalls", &files.pilot)] {
         let host = network.host(name)?;
@@ -227,7 +233,7 @@ fn come_up(stage: &mut Stage<'_>, needles: &Needles, running: &mut Vec<Daemon>) 
     running.push(stage.daemons.start_tracker(network)?);
     stage.daemons.wait_listed(network, NODES.len() + 1, Duration::from_secs(30))?;
     let p5 = peer(network, &stage.daemons.link, "p5", None)?;
-    p5.wait_listed(files.film.name, 3)?;
+    p5.wait_listed(files.film.name, 2)?;
     p5.wait_listed(files.pilot.name, 2)?;
     Ok(files)
 }

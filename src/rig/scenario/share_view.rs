@@ -3,12 +3,13 @@
 //! In: captures, directories. Out: how much was searched, or where something was found.
 //! Called by: the scenario of file sharing.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     capture::pcap::PcapReader,
+    model::CID_LEN,
     rig::{captures::CaptureFile, frame::Frame, network::Network},
 };
 
@@ -100,11 +101,11 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     }
 }
 
-/// UDP datagrams that two hosts sent each other.
+/// Cells of the busiest link between two hosts: circuits of others that pass both send echoes there.
 ///
 /// # Errors
 /// When a capture cannot be read.
-pub(super) fn direct_frames(
+pub(super) fn busiest_link(
     network: &Network,
     files: &[CaptureFile],
     one: &str,
@@ -114,15 +115,17 @@ pub(super) fn direct_frames(
     let pair = [address(one)?, address(other)?].map(std::net::IpAddr::V4);
     let file = files.iter().find(|file| file.host == one && file.segment == "switch");
     let file = fs::read(&file.context("expected a capture of that cable")?.path)?;
-    let packets = PcapReader::new(&file).context("expected a capture file")?;
-    let is_between = |packet: &[u8]| {
-        let datagram = Frame::parse(packet).and_then(Frame::udp);
-        datagram.is_some_and(|datagram| {
-            let ends = [datagram.from.ip(), datagram.to.ip()];
-            ends == pair || ends == [pair[1], pair[0]]
-        })
-    };
-    Ok(packets.filter(|(_, packet)| is_between(packet)).count() as u64)
+    let mut links: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for (_, packet) in PcapReader::new(&file).context("expected a capture file")? {
+        let Some(datagram) = Frame::parse(packet).and_then(Frame::udp) else { continue };
+        let ends = [datagram.from.ip(), datagram.to.ip()];
+        if (ends == pair || ends == [pair[1], pair[0]])
+            && let Some(cid) = datagram.payload.get(..CID_LEN)
+        {
+            *links.entry(cid).or_default() += 1;
+        }
+    }
+    Ok(links.into_values().max().unwrap_or(0))
 }
 
 #[cfg(test)]
