@@ -114,7 +114,7 @@ pub(super) async fn run(
     let mut refresh = tokio::time::interval(REFRESH);
     loop {
         if let Err(error) = driver.step() {
-            return Outcome::Failed(error);
+            return driver.fail(error);
         }
         if driver.transfer.as_ref().is_some_and(Transfer::is_done) {
             return driver.finish().await;
@@ -140,12 +140,18 @@ pub(super) async fn run(
         if let Some((id, report)) = report
             && let Err(error) = driver.handle_report(id, report).await
         {
-            return Outcome::Failed(error);
+            return driver.fail(error);
         }
     }
 }
 
 impl Driver {
+    /// Shows how far it came, for the last time.
+    fn fail(&self, error: PeerError) -> Outcome {
+        self.show();
+        Outcome::Failed(error)
+    }
+
     /// Opens what is on disk and checks it.
     async fn begin(&mut self, content: Content) -> Result<(), PeerError> {
         let Wish { state, dest, name, id, .. } = self.wish.clone();
