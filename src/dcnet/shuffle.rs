@@ -3,7 +3,7 @@
 //! In: a base and the pseudonym keys on it, a trustee's secret exponent and permutation. Out: a
 //! [`ShuffleStep`]: a new base `c B`, the keys `c X` in another order, and a proof that they are
 //! that and nothing else. Called by: the ceremony (`cepa dcnet config`), and by every party, which
-//! checks every step before it takes part. The proof itself is in [`argument`].
+//! checks every step before it takes part. The proof itself is in `shuffle/argument.rs`.
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;

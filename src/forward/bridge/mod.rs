@@ -7,7 +7,7 @@
 //! uploader's circuit -> exit: open body -> seal to the other exit ->
 //!                       other exit: open -> originate to the downloader's circuit, and back
 //! ```
-//! By tracking code ([`code`]) the same datagrams pass further relays between the exits.
+//! By tracking code (`code/`) the same datagrams pass further relays between the exits.
 
 mod carry;
 mod code;
