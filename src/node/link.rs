@@ -29,16 +29,11 @@ impl Link {
     /// Sends cells that stand back to back. What the kernel does not take is dropped and counted:
     /// the packets inside belong to senders that adapt.
     pub(super) fn send(&mut self, to: SocketAddr, cells: &[u8]) {
-        self.send_marked(to, cells, false);
+        self.send_pieces(to, &[cells], false);
     }
 
-    /// As [`Self::send`]; `marked` cells tell that they met congestion.
-    pub(super) fn send_marked(&mut self, to: SocketAddr, cells: &[u8], marked: bool) {
-        self.send_pieces(to, &[cells], marked);
-    }
-
-    /// As [`Self::send_marked`], of cells that stand in several places; one call sends them if they
-    /// are one train.
+    /// As [`Self::send`], of cells that stand in several places; one call sends them if they are one
+    /// train. `marked` cells tell that they met congestion.
     pub(super) fn send_pieces(&mut self, to: SocketAddr, pieces: &[&[u8]], marked: bool) {
         if let Some(peer) = HttpPeer::of(&to) {
             pieces.iter().for_each(|cells| self.send_http(peer, cells));

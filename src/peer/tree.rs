@@ -166,6 +166,15 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The tree over a content that is in memory.
+    pub fn of(size: Size, bytes: &[u8]) -> Self {
+        let chunks = bytes.chunks(CHUNK_LEN as usize).zip(0..);
+        Self::from_chunks(
+            size,
+            chunks.map(|(chunk, number)| chunk_hash(size, number, chunk)).collect(),
+        )
+    }
+
     /// The tree over the hashes of all chunks, as [`chunk_hash`] makes them; missing ones are zero.
     pub fn from_chunks(size: Size, mut chunks: Vec<ChainingValue>) -> Self {
         chunks.resize(size.chunks() as usize, [0; HASH_LEN]);
@@ -307,13 +316,7 @@ mod tests {
     }
 
     fn tree(bytes: &[u8]) -> Tree {
-        let size = Size::try_from(bytes.len() as u64).unwrap();
-        let hashes = bytes
-            .chunks(CHUNK_LEN as usize)
-            .zip(0..)
-            .map(|(chunk, number)| chunk_hash(size, number, chunk))
-            .collect();
-        Tree::from_chunks(size, hashes)
+        Tree::of(Size::try_from(bytes.len() as u64).unwrap(), bytes)
     }
 
     fn chunk_of(bytes: &[u8], chunk: u32) -> &[u8] {

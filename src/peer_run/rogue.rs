@@ -19,7 +19,7 @@ use crate::peer::{
     geometry::{CHUNK_LEN, Size},
     link::Content,
     message::{ChunkHead, Message, emit_proof},
-    tree::{Tree, chunk_hash, group_hashes},
+    tree::{Tree, group_hashes},
 };
 
 /// How it misbehaves.
@@ -49,9 +49,7 @@ pub async fn misbehave(
 ) -> Result<(), PeerError> {
     let bytes = std::fs::read(path).map_err(PeerError::system("reading", path))?;
     let size = Size::try_from(bytes.len() as u64)?;
-    let chunks = bytes.chunks(CHUNK_LEN as usize).zip(0..);
-    let hashes = chunks.map(|(chunk, number)| chunk_hash(size, number, chunk)).collect();
-    let file = Arc::new(File { tree: Tree::from_chunks(size, hashes), bytes });
+    let file = Arc::new(File { tree: Tree::of(size, &bytes), bytes });
     let content = Content { root: file.tree.root(), size, dir: None };
     let id = content.id(None);
     let sharer = Sharer::from_seed(&rand::random())?;

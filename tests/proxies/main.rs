@@ -14,3 +14,5 @@ mod programs;
 mod refusals;
 mod servers;
 mod stage;
+#[path = "../rig/up.rs"]
+mod up;

@@ -10,6 +10,8 @@ use std::{
 
 use cepa::capture::netns::NetNs;
 
+use crate::up::rig_up;
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_cepa");
 pub(crate) const SOCKS: &str = "127.0.0.1:9050";
 pub(crate) const HTTP: &str = "127.0.0.1:9080";
@@ -43,24 +45,8 @@ impl Stage {
     /// The network, with a proxy as `more` says; none without the privilege.
     pub(crate) fn up(exits: Exits, more: &[&str]) -> Option<Self> {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut command = Command::new(PROGRAM);
-        command.args(["rig", "up"]);
-        if exits == Exits::Userspace {
-            command.arg("--userspace");
-        }
-        let output = command.output().unwrap();
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(
-                said.contains("expected the privilege") || said.contains("/dev/net/tun"),
-                "{said}"
-            );
-            eprintln!("SKIPPED: {said}");
-            return None;
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        let id = text.split_whitespace().nth(2).unwrap().to_owned();
-        let dir: PathBuf = text.lines().last().unwrap().split(": ").nth(1).unwrap().into();
+        let arguments: &[&str] = if exits == Exits::Userspace { &["--userspace"] } else { &[] };
+        let (id, dir) = rig_up(PROGRAM, arguments)?;
         let open = |host: &str| {
             NetNs::open(&Path::new("/run/netns").join(format!("cepa-{id}-{host}"))).unwrap()
         };

@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test stops at the first surprise")]
 
+mod up;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,6 +14,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
+
+use crate::up::rig_up;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cepa");
 
@@ -23,20 +27,8 @@ struct Rig {
 
 impl Rig {
     fn up(arguments: &[&str]) -> Option<Self> {
-        let output =
-            Command::new(PROGRAM).args(["rig", "up", "--bare"]).args(arguments).output().unwrap();
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(
-                said.contains("expected the privilege") || said.contains("/dev/net/tun"),
-                "{said}"
-            );
-            eprintln!("SKIPPED: {said}");
-            return None;
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        let id = text.split_whitespace().nth(2).unwrap().to_owned();
-        let dir = text.lines().last().unwrap().split(": ").nth(1).unwrap().into();
+        let bare: Vec<&str> = ["--bare"].iter().chain(arguments).copied().collect();
+        let (id, dir) = rig_up(PROGRAM, &bare)?;
         Some(Self { id, dir })
     }
 

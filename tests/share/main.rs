@@ -10,3 +10,5 @@ mod carrier;
 mod hostile;
 mod peer;
 mod stage;
+#[path = "../rig/up.rs"]
+mod up;

@@ -14,6 +14,8 @@ use cepa::{
 };
 use tokio::sync::mpsc;
 
+use crate::up::rig_up;
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_cepa");
 /// Where the tracker runs: a host of the rig that is no member.
 pub(crate) const TRACKER: &str = "stranger";
@@ -30,19 +32,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn up() -> Option<Self> {
-        let output = Command::new(PROGRAM).args(["rig", "up"]).output().unwrap();
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(
-                said.contains("expected the privilege") || said.contains("/dev/net/tun"),
-                "{said}"
-            );
-            eprintln!("SKIPPED: {said}");
-            return None;
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        let id = text.split_whitespace().nth(2).unwrap().to_owned();
-        let dir = text.lines().last().unwrap().split(": ").nth(1).unwrap().into();
+        let (id, dir) = rig_up(PROGRAM, &[])?;
         let mut stage = Self { id, dir, link: String::new(), tracker: None, carrier: Carrier::Udp };
         stage.link = stage.controller(&["link"]);
         let token = stage.controller(&["token", "new", "--role", "tracker"]);

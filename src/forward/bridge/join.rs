@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     keys::{BridgeKeys, BridgeNames, OnionKey},
-    model::{CELL_LEN, CID_LEN, Cid, DropReason},
+    model::{CELL_LEN, CID_LEN, Cid, DropReason, NodeId},
     wire::{
         set_cid,
         share::{JOIN_LEN, JoinPrefix, Order, ShareRole},
@@ -21,6 +21,34 @@ use crate::{
 
 /// This exit's onion keys, the current one first.
 pub type OwnKeys<'a> = &'a [OnionKey];
+
+impl End {
+    /// The names of the bridge at the exit that is joined.
+    pub(super) fn joined_names(&self, receiver: NodeId) -> BridgeNames {
+        let (bridge, session) = (self.bridge, self.session.0);
+        BridgeNames { bridge, session, maker: self.other, receiver }
+    }
+}
+
+/// The keys of a bridge at the exit that is joined, from what the other says; `bad` for a point that
+/// is none.
+pub(super) fn joined_keys(
+    names: &BridgeNames,
+    join: &JoinPrefix,
+    members: &impl Members,
+    own: &OwnKeys<'_>,
+    bad: DropReason,
+) -> Result<BridgeKeys, DropReason> {
+    let other = members.exit(&names.maker).ok_or(DropReason::UnknownOnionKey)?;
+    let own = own.iter().find(|key| key.id() == join.receiver_key_id);
+    let own = own.ok_or(DropReason::UnknownOnionKey)?;
+    if other.onion_key_id != join.sender_key_id {
+        // The other exit's key changed; the newer directory comes, and so does the next join.
+        return Err(DropReason::UnknownOnionKey);
+    }
+    BridgeKeys::of_receiver(names, join.suite, own, &join.ephemeral, &other.onion_key)
+        .map_err(|_| bad)
+}
 
 impl ExitBridges {
     pub(super) fn start_join(
@@ -106,22 +134,8 @@ impl ExitBridges {
         let prefix: &[u8; JOIN_LEN] =
             cell[CID_LEN..].first_chunk().ok_or(DropReason::BadControl)?;
         let join = JoinPrefix::parse(prefix).map_err(|_| DropReason::BadControl)?;
-        let other = members.exit(&end.other).ok_or(DropReason::UnknownOnionKey)?;
-        let own = keys.iter().find(|key| key.id() == join.receiver_key_id);
-        let own = own.ok_or(DropReason::UnknownOnionKey)?;
-        if other.onion_key_id != join.sender_key_id {
-            // The other exit's key changed; the newer directory comes, and so does the next join.
-            return Err(DropReason::UnknownOnionKey);
-        }
-        let names = BridgeNames {
-            bridge: end.bridge,
-            session: end.session.0,
-            maker: end.other,
-            receiver: self.id,
-        };
-        let keys =
-            BridgeKeys::of_receiver(&names, join.suite, own, &join.ephemeral, &other.onion_key)
-                .map_err(|_| DropReason::BadControl)?;
+        let names = end.joined_names(self.id);
+        let keys = joined_keys(&names, &join, members, keys, DropReason::BadControl)?;
         if !keys.proves_join(JoinPrefix::before_mac(prefix), &join.mac) {
             return Err(DropReason::BadTag);
         }

@@ -40,7 +40,7 @@ struct Net {
 const CIRCUIT: CircuitKey = CircuitKey(3);
 
 /// A directory in which every node is an exit.
-struct Known(Vec<(NodeId, OtherNode)>);
+pub(super) struct Known(pub(super) Vec<(NodeId, OtherNode)>);
 
 impl Members for Known {
     fn exit(&self, id: &NodeId) -> Option<OtherNode> {
@@ -60,7 +60,7 @@ impl Members for Known {
     }
 }
 
-fn hop_keys(byte: u8) -> HopKeys {
+pub(super) fn hop_keys(byte: u8) -> HopKeys {
     HopKeys::derive(Suite::Aes128Gcm, &[byte; 32], &[byte; 96])
 }
 

@@ -6,13 +6,16 @@
 use std::{os::fd::RawFd, sync::Arc, time::Instant};
 
 use super::{
-    super::device_queue::{self, DeviceQueue},
+    super::{
+        device_queue::{self, DeviceQueue},
+        link::Link,
+    },
     CELLS_PER_TURN, Relay,
 };
 use crate::{
     capture::{PacketDevice, nat::ExitNat},
     exit::Service,
-    forward::{exit::ExitTable, flow::PacketFlow},
+    forward::{Outbox, RelayTable, exit::ExitTable, flow::PacketFlow},
     model::{BODY_LEN, CircuitKey, DropReason, EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch},
     stack::GroupedPackets,
     telemetry::ExitStatus,
@@ -29,6 +32,26 @@ fn destination_of(packet: &[u8]) -> [u8; 16] {
         destination[..bytes.len()].copy_from_slice(bytes);
     }
     destination
+}
+
+/// Packets from outside, into the cells of the circuits they are for.
+fn send_back(
+    packets: &mut PacketBatch,
+    exits: &mut ExitTable,
+    table: &mut RelayTable,
+    outbox: &mut Outbox,
+    link: &mut Link,
+) {
+    for packet in packets.iter_mut() {
+        let sent = exits.inbound(packet).and_then(|circuit| {
+            link.traffic.packets_down += 1;
+            link.traffic.bytes_down += packet.len() as u64;
+            table.send_packet(circuit, packet, outbox)
+        });
+        if let Err(reason) = sent {
+            link.drops.count(reason);
+        }
+    }
 }
 
 /// The kernel's side of an exit.
@@ -208,16 +231,8 @@ impl Relay {
         while self.outbox.len() < CELLS_PER_TURN
             && let Some(mut batch) = exit.back.pop(now, &mut self.link.drops)
         {
-            for packet in batch.iter_mut() {
-                let sent = exit.table.inbound(packet).and_then(|circuit| {
-                    self.link.traffic.packets_down += 1;
-                    self.link.traffic.bytes_down += packet.len() as u64;
-                    self.table.send_packet(circuit, packet, &mut self.outbox)
-                });
-                if let Err(reason) = sent {
-                    self.link.drops.count(reason);
-                }
-            }
+            let (table, outbox, link) = (&mut self.table, &mut self.outbox, &mut self.link);
+            send_back(&mut batch, &mut exit.table, table, outbox, link);
             exit.back.give_back(batch);
         }
         self.table.finish(&mut self.outbox, &mut self.rng);
@@ -232,16 +247,8 @@ impl Relay {
         if exit.from_service.packets.is_empty() {
             return;
         }
-        for packet in exit.from_service.packets.iter_mut() {
-            let sent = exit.table.inbound(packet).and_then(|circuit| {
-                self.link.traffic.packets_down += 1;
-                self.link.traffic.bytes_down += packet.len() as u64;
-                self.table.send_packet(circuit, packet, &mut self.outbox)
-            });
-            if let Err(reason) = sent {
-                self.link.drops.count(reason);
-            }
-        }
+        let (table, outbox, link) = (&mut self.table, &mut self.outbox, &mut self.link);
+        send_back(&mut exit.from_service.packets, &mut exit.table, table, outbox, link);
         self.table.finish(&mut self.outbox, &mut self.rng);
         self.link.flush(&mut self.outbox);
     }

@@ -5,17 +5,11 @@ use crate::peer::{
     geometry::Size,
     manifest::Entry,
     name::InnerPath,
-    tree::{Root, Tree, chunk_hash, group_hashes, hash_of_groups},
+    tree::{Root, Tree, group_hashes, hash_of_groups},
 };
 
 fn tree_of(bytes: &[u8]) -> Tree {
-    let size = Size::try_from(bytes.len() as u64).unwrap();
-    let hashes = bytes
-        .chunks(CHUNK_LEN as usize)
-        .zip(0..)
-        .map(|(chunk, number)| chunk_hash(size, number, chunk))
-        .collect();
-    Tree::from_chunks(size, hashes)
+    Tree::of(Size::try_from(bytes.len() as u64).unwrap(), bytes)
 }
 
 fn part(folder: &Path, bytes: &[u8], dir: Option<u32>) -> Part {

@@ -17,6 +17,7 @@ use super::route::CodeRoute;
 use crate::{
     forward::bridge::{
         BridgeEvent, BridgeHop, EndLink, ExitBridges, Members, OrderError, OtherNode, OwnKeys,
+        join::joined_keys,
     },
     keys::{BridgeKeys, BridgeNames, OnionKey, open_route},
     model::{CELL_LEN, Cid, DropReason, NodeId},
@@ -297,26 +298,13 @@ impl ExitBridges {
     ) -> Result<(), DropReason> {
         let at = *self.by_cid.get(&greeting.bridge).ok_or(DropReason::NoBridge)?;
         let end = self.ends[at].as_deref_mut().ok_or(DropReason::NoBridge)?;
+        let names = end.joined_names(self.id);
         let EndLink::Code(link) = &mut end.link else { return Err(DropReason::NoBridge) };
         let covered = covered(&ephemeral, greeting.bridge, greeting.attempt, greeting.heard);
         match (greeting.word, end.role) {
             (CodeWord::Join(bytes), ShareRole::Downloader) => {
                 let join = JoinPrefix::parse(&bytes).map_err(|_| DropReason::BadCode)?;
-                let other = members.exit(&end.other).ok_or(DropReason::UnknownOnionKey)?;
-                let own = own.iter().find(|key| key.id() == join.receiver_key_id);
-                let own = own.ok_or(DropReason::UnknownOnionKey)?;
-                if other.onion_key_id != join.sender_key_id {
-                    return Err(DropReason::UnknownOnionKey);
-                }
-                let names = BridgeNames {
-                    bridge: end.bridge,
-                    session: end.session.0,
-                    maker: end.other,
-                    receiver: self.id,
-                };
-                let (fresh, onion) = (&join.ephemeral, &other.onion_key);
-                let keys = BridgeKeys::of_receiver(&names, join.suite, own, fresh, onion)
-                    .map_err(|_| DropReason::BadCode)?;
+                let keys = joined_keys(&names, &join, members, own, DropReason::BadCode)?;
                 let bytes = [JoinPrefix::before_mac(&bytes), covered.as_slice()].concat();
                 if !keys.proves_join(&bytes, &join.mac) {
                     return Err(DropReason::BadTag);

@@ -9,8 +9,9 @@ use super::*;
 use crate::{
     forward::bridge::{
         BridgeEvent, BridgeHop, EndLink, ExitBridges, Members, OrderError, OtherNode,
+        tests::{Known, hop_keys},
     },
-    keys::{HopKeys, OnionKey, seal_route},
+    keys::{OnionKey, seal_route},
     model::{CircuitKey, Suite},
     wire::{
         ControlType, body_mut, body_ref,
@@ -49,30 +50,6 @@ struct Net {
     /// Every cell that was on a link: from, to, the cell.
     seen: Vec<(usize, usize, Box<[u8; CELL_LEN]>)>,
     dropped: Vec<DropReason>,
-}
-
-struct Known(Vec<(NodeId, OtherNode)>);
-
-impl Members for Known {
-    fn exit(&self, id: &NodeId) -> Option<OtherNode> {
-        self.0.iter().find(|(known, _)| known == id).map(|(_, node)| *node)
-    }
-
-    fn relay(&self, id: &NodeId) -> Option<OtherNode> {
-        self.exit(id)
-    }
-
-    fn next_relay(&self, relay: NextRelayId) -> Option<SocketAddr> {
-        self.0.iter().find(|(id, _)| relay.names(id)).map(|(_, node)| node.addr)
-    }
-
-    fn has_relay_at(&self, addr: SocketAddr) -> bool {
-        self.0.iter().any(|(_, node)| node.addr == addr)
-    }
-}
-
-fn hop_keys(byte: u8) -> HopKeys {
-    HopKeys::derive(Suite::Aes128Gcm, &[byte; 32], &[byte; 96])
 }
 
 impl Net {
