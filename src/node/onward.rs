@@ -95,9 +95,12 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::capture::udp::{RecvBatch, UdpSocket};
+    use crate::{
+        capture::udp::{RecvBatch, UdpSocket},
+        forward::ecn,
+    };
 
-    /// Whatever is pushed arrives once, each neighbour's cells in their order, in few calls.
+    /// Whatever is pushed arrives once where it should, in its order and with its mark.
     #[test]
     fn cells_arrive_in_order_at_more_neighbours_than_trains() {
         let bound = || UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -107,10 +110,11 @@ mod tests {
         let mut onward = Onward::default();
         let mut expected = vec![Vec::new(); neighbours.len()];
         for (number, run) in cells.chunks(5).enumerate() {
-            let to = number * number % neighbours.len();
-            expected[to].extend(run.iter().map(|cell| cell[0]));
+            // Every neighbour, and some twice in a row.
+            let (to, marked) = (number / 2 % neighbours.len(), number % 7 == 0);
+            expected[to].extend(run.iter().map(|cell| (cell[0], marked)));
             let addr = neighbours[to].local_addr();
-            onward.push(&mut link, addr, number % 7 == 0, run.as_flattened());
+            onward.push(&mut link, addr, marked, run.as_flattened());
         }
         onward.flush(&mut link);
         assert_eq!(link.traffic.cells_out, 240);
@@ -120,7 +124,8 @@ mod tests {
             while got.len() < expected.len() && Instant::now() < deadline {
                 if socket.recv(&mut batch).is_ok() {
                     for mut message in batch.messages_mut() {
-                        got.extend(message.datagrams().map(|cell| cell[0]));
+                        let marked = message.ecn == ecn::MET;
+                        got.extend(message.datagrams().map(|cell| (cell[0], marked)));
                     }
                 }
             }
