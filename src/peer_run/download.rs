@@ -253,7 +253,8 @@ impl Driver {
         self.avoid.retain(|(_, until)| until.is_none_or(|until| until > now));
         let stalls = |id: &SourceId| self.transfer.as_ref().is_some_and(|t| t.is_stalled(*id));
         let silent = self.sources.iter().filter(|(id, _)| stalls(id)).map(|(_, s)| s.session);
-        let avoid = self.avoid.iter().map(|(session, _)| *session).chain(silent).collect();
+        // The latest first: a request has room for so many.
+        let avoid = silent.chain(self.avoid.iter().rev().map(|(session, _)| *session)).collect();
         let request = FileRequest {
             id: self.wish.id,
             key: asking.public(),

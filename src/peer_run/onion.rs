@@ -23,7 +23,7 @@ use crate::{
     node::{self, Bridge, NodeError, ShareError, ShareEvent, ShareNet, ShareSettings},
     peer::{transfer::Stage, view::CircuitView},
     telemetry::{CircuitInfo, CircuitState},
-    wire::share::{BridgeEnd, FileId, ListedFile, Session, Via},
+    wire::share::{BridgeEnd, FileId, ListedFile, MAX_AVOIDED, Session, Via},
 };
 
 /// How often circuits are looked at.
@@ -235,7 +235,7 @@ impl Network for OnionNetwork {
                 file: FileId(request.id),
                 key: request.key,
                 sources: request.sources,
-                avoid: request.avoid.into_iter().map(Session).collect(),
+                avoid: request.avoid.into_iter().map(Session).take(MAX_AVOIDED).collect(),
                 via: if request.via_code { Via::Code } else { Via::Bridge },
                 note: request.note,
             };

@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::host::{Daemon, Host};
 use crate::telemetry::control::{Place, Request, ask};
 
-/// A download may take so long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// A download may take so long, and a second more for each of these bytes.
+const PATIENCE: (Duration, u64) = (Duration::from_secs(120), 1 << 20);
 
 /// A peer of one host and one state directory.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +167,8 @@ impl Peer<'_> {
                 have = fetched;
             }
             look(&got.view)?;
-            ensure!(began.elapsed() < PATIENCE, "it took longer than {PATIENCE:?}: {}", got.view);
+            let patience = PATIENCE.0 + Duration::from_secs(number(&got.view, "size") / PATIENCE.1);
+            ensure!(began.elapsed() < patience, "it took longer than {patience:?}: {}", got.view);
         }
         got.took = began.elapsed();
         if got.view.is_null() {

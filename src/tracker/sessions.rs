@@ -94,11 +94,16 @@ impl TrackerState {
                     .to_owned();
             return self.tell(now, from, &ToPeer::Refused { ask: Some(ask), reason });
         }
-        let avoid: HashSet<Cid> = avoid
+        // Who gives this file to this circuit already has nothing to add by a second session.
+        let ended = self.legs.get(&from);
+        let ended = avoid.iter().filter_map(|session| ended.and_then(|leg| leg.ended(session)));
+        let avoid: HashSet<Cid> = self
+            .sessions
             .iter()
-            .filter_map(|session| self.sessions.get(session))
-            .filter(|row| row.record.downloader == from)
-            .map(|row| row.record.uploader)
+            .filter(|(_, row)| row.record.downloader == from)
+            .filter(|(session, row)| row.record.file == file || avoid.contains(session))
+            .map(|(_, row)| row.record.uploader)
+            .chain(ended)
             .collect();
         let chosen = self.choose(from, &file, &avoid, usize::from(sources), rng);
         self.tell(now, from, &ToPeer::Asked { ask, sources: chosen.len() as u8 });
@@ -276,6 +281,9 @@ impl TrackerState {
     ) {
         let Some(row) = self.sessions.remove(&session) else { return };
         let record = row.record;
+        if let Some(leg) = self.legs.get_mut(&record.downloader) {
+            leg.remember(session, record.uploader);
+        }
         for (leg, other) in
             [(record.uploader, record.downloader), (record.downloader, record.uploader)]
         {

@@ -19,8 +19,8 @@ use crate::{
     keys::OnionKey,
     model::{Cid, NodeId},
     wire::share::{
-        ChannelFrame, ListedFile, MAX_MESSAGE_LEN, Order, Session, ShareWireError, ToPeer,
-        ToTracker,
+        ChannelFrame, ListedFile, MAX_AVOIDED, MAX_MESSAGE_LEN, Order, Session, ShareWireError,
+        ToPeer, ToTracker,
     },
 };
 
@@ -113,6 +113,8 @@ pub(super) struct Leg {
     seen: Instant,
     allowance: u32,
     refilled: Instant,
+    /// Its last downloads that ended, and who gave them; it may ask not to get those again.
+    ended: VecDeque<(Session, Cid)>,
 }
 
 /// Everything a tracker knows.
@@ -397,7 +399,26 @@ impl TrackerState {
 
 impl Leg {
     fn new(now: Instant, exit: NodeId) -> Self {
-        Self { exit, conversation: None, hello: None, seen: now, allowance: BURST, refilled: now }
+        Self {
+            ended: VecDeque::new(),
+            exit,
+            conversation: None,
+            hello: None,
+            seen: now,
+            allowance: BURST,
+            refilled: now,
+        }
+    }
+
+    /// Notes that a download of this leg ended.
+    pub(super) fn remember(&mut self, session: Session, uploader: Cid) {
+        self.ended.truncate(MAX_AVOIDED - 1);
+        self.ended.push_front((session, uploader));
+    }
+
+    /// Who gave it a download that ended.
+    pub(super) fn ended(&self, session: &Session) -> Option<Cid> {
+        self.ended.iter().find(|(ended, _)| ended == session).map(|(_, uploader)| *uploader)
     }
 
     fn take_allowance(&mut self, now: Instant) -> bool {

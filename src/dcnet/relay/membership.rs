@@ -287,7 +287,8 @@ impl Relay {
         self.out.push_back(Transmit::Set(set));
         self.counters.intervals += 1;
         self.events.push_back(RelayEvent::Interval(prepared.signed.clone()));
-        self.running = Some(Running::new(prepared.signed, &prepared.relay_key));
+        let before = self.running.as_ref().map(|running| &running.window);
+        self.running = Some(Running::new(prepared.signed, &prepared.relay_key, before));
     }
 }
 

@@ -182,8 +182,9 @@ impl Relay {
         self.slots[usize::from(slot)].mux.room(conn)
     }
 
+    /// Whether somebody waits for a turn.
     fn is_hot(&self) -> bool {
-        self.slots.iter().any(|slot| (slot.active && !slot.muted) || slot.mux.has_data())
+        self.slots.iter().any(|slot| slot.active && !slot.muted)
             || self.trial.is_some()
             || self.pace.round_robin
     }
@@ -192,7 +193,26 @@ impl Relay {
     pub(super) fn pump_deadline(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
         let overdue = running.overdue_at(&self.pace).filter(|_| running.in_flight() > 0);
-        [overdue, self.idle_due().filter(|_| running.has_room())].into_iter().flatten().min()
+        [overdue, self.due()].into_iter().flatten().min()
+    }
+
+    /// When the next round after the first may be opened, if nothing happens before; past: at once.
+    fn due(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        let last = running.last_issue?;
+        let far = running.window.path().filter(|path| *path >= FAR);
+        if running.has_room(0) && self.slots.iter().any(|slot| slot.mux.has_data()) {
+            return Some(last);
+        }
+        // On a long path turns come evenly, and one place is kept for data on their way down.
+        if !running.has_room(usize::from(far.is_some())) {
+            return None;
+        }
+        let hot = self.is_hot().then(|| {
+            let rounds = u32::try_from(running.window.rounds()).unwrap_or(1);
+            last + far.unwrap_or_default() / rounds
+        });
+        [hot, self.idle_due()].into_iter().flatten().min()
     }
 
     /// When the next round is due that nobody asked for. While somebody spoke lately and the path
@@ -225,9 +245,8 @@ impl Relay {
     pub(super) fn pump(&mut self, now: Instant) {
         loop {
             let Some(running) = &self.running else { return };
-            let first = running.last_issue.is_none();
-            let due = first || self.idle_due().is_some_and(|at| now >= at);
-            if !running.has_room() || !(due || self.is_hot()) {
+            let first = running.last_issue.is_none() && running.has_room(0);
+            if !first && self.due().is_none_or(|at| now < at) {
                 return;
             }
             self.issue(now);

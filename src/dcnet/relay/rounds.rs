@@ -49,6 +49,12 @@ pub(super) struct Decoded {
     pub(super) requests: Scalar,
 }
 
+/// Rounds of which the quickest tells how long the path is now: that one was not held up by a party
+/// whose processor was elsewhere.
+const FEW: usize = 8;
+/// Rounds in flight at first.
+const AT_FIRST: f64 = 2.0;
+
 /// How many rounds are kept in flight: as many as the path takes without queueing (after Vegas).
 #[derive(Debug)]
 pub(super) struct Window {
@@ -56,12 +62,24 @@ pub(super) struct Window {
     most: f64,
     best: Duration,
     best_since: Option<Instant>,
+    /// What the last few rounds took.
+    recent: [Duration; FEW],
+    next: usize,
 }
 
 impl Window {
-    fn new(most: usize) -> Self {
+    /// At most `most` rounds, and as many as `before`: who is there has changed, the path hardly.
+    fn new(most: usize, before: Option<&Self>) -> Self {
         let most = f64::from(u32::try_from(most).unwrap_or(64));
-        Self { rounds: 2.0_f64.min(most), most, best: Duration::MAX, best_since: None }
+        let rounds = before.map_or(AT_FIRST, |before| before.rounds);
+        Self {
+            rounds: rounds.min(most),
+            most,
+            best: Duration::MAX,
+            best_since: None,
+            recent: [Duration::MAX; FEW],
+            next: 0,
+        }
     }
 
     /// Whole rounds.
@@ -82,11 +100,14 @@ impl Window {
         if stale || took < self.best {
             (self.best, self.best_since) = (took, Some(now));
         }
-        let queued = self.rounds * (1.0 - self.best.as_secs_f64() / took.as_secs_f64().max(1e-9));
+        self.recent[self.next] = took;
+        self.next = (self.next + 1) % FEW;
+        let took = self.recent.iter().min().map_or(0.0, Duration::as_secs_f64);
+        let queued = self.rounds * (1.0 - self.best.as_secs_f64() / took.max(1e-9));
         if queued < 1.0 {
             self.rounds = (self.rounds + 1.0 / self.rounds).min(self.most);
         } else if queued > 2.0 {
-            self.rounds = (self.rounds - 1.0 / self.rounds).max(2.0_f64.min(self.most));
+            self.rounds = (self.rounds - 1.0 / self.rounds).max(AT_FIRST.min(self.most));
         }
     }
 }
@@ -147,7 +168,11 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(signed: SignedInterval, relay_key: &[u8; 32]) -> Self {
+    pub(super) fn new(
+        signed: SignedInterval,
+        relay_key: &[u8; 32],
+        before: Option<&Window>,
+    ) -> Self {
         let hash = signed.interval.hash();
         let interval = &signed.interval;
         let records: Vec<Record> = interval
@@ -165,7 +190,7 @@ impl Running {
             base: 0,
             issued: 0,
             credit: 0,
-            window: Window::new(usize::from(interval.window)),
+            window: Window::new(usize::from(interval.window), before),
             tempo: Tempo::default(),
             results: Vec::new(),
             last_issue: None,
@@ -191,9 +216,10 @@ impl Running {
         }
     }
 
-    /// Whether another round may be opened.
-    pub(super) fn has_room(&self) -> bool {
-        !self.draining && self.in_flight() < self.window.rounds()
+    /// Whether another round may be opened that leaves room for so many more.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        let in_flight = self.in_flight();
+        !self.draining && (in_flight == 0 || in_flight + more < self.window.rounds())
     }
 
     pub(super) fn in_flight(&self) -> usize {

@@ -19,6 +19,8 @@ pub const MAX_NOTE_LEN: usize = 512;
 pub const MAX_FILES: usize = 4096;
 /// Uploaders of one request, at most.
 pub const MAX_SOURCES: u8 = 4;
+/// Sessions whose uploaders a request does not want again.
+pub const MAX_AVOIDED: usize = 64;
 
 /// A file that a peer is ready to share.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -280,8 +282,8 @@ impl ToTracker {
             Self::Request { note, .. } | Self::Answer { note, .. } if note.len() > MAX_NOTE_LEN => {
                 Err(too_long("note", MAX_NOTE_LEN, note.len()))
             }
-            Self::Request { avoid, .. } if avoid.len() > 64 => {
-                Err(too_long("avoid", 64, avoid.len()))
+            Self::Request { avoid, .. } if avoid.len() > MAX_AVOIDED => {
+                Err(too_long("avoid", MAX_AVOIDED, avoid.len()))
             }
             Self::Catalogue { filter, .. } if filter.len() > MAX_NAME_LEN => {
                 Err(too_long("filter", MAX_NAME_LEN, filter.len()))

@@ -33,8 +33,8 @@ pub use envelope::{Address, Envelope, MAX_ENVELOPE_LEN, MAX_PAYLOAD_LEN};
 pub use ids::{Consent, FileId, Session, ShareRole, Via};
 pub use join::{JOIN_LEN, JoinPrefix};
 pub use message::{
-    CatalogueEntry, ListedFile, MAX_FILES, MAX_MESSAGE_LEN, MAX_NAME_LEN, MAX_NOTE_LEN,
-    MAX_SOURCES, Proposal, ToPeer, ToTracker,
+    CatalogueEntry, ListedFile, MAX_AVOIDED, MAX_FILES, MAX_MESSAGE_LEN, MAX_NAME_LEN,
+    MAX_NOTE_LEN, MAX_SOURCES, Proposal, ToPeer, ToTracker,
 };
 pub use order::{MOST_EXPIRY_S, Order, OrderKind};
 
