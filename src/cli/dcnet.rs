@@ -113,6 +113,9 @@ pub(super) struct RelayArgs {
     /// Modern wire: slots by turns only, as the source has it, instead of on request
     #[arg(long)]
     pub(super) round_robin: bool,
+    /// Modern wire: hear every party so much later, as if it were far away
+    #[arg(long, default_value_t = 0, hide = true)]
+    pub(super) far_ms: u64,
     /// The configuration directory
     pub(super) config_dir: PathBuf,
 }
@@ -128,9 +131,6 @@ pub(super) struct PartyArgs {
     /// Which messages the parties exchange
     #[arg(long, value_enum, default_value_t)]
     pub(super) wire: Wire,
-    /// Modern wire: hold every message of the relay back for so long, as a distant one would be
-    #[arg(long, default_value_t = 0, hide = true)]
-    pub(super) delay_ms: u64,
     /// The configuration directory
     pub(super) config_dir: PathBuf,
     /// The party's private file, {config_dir}/{id}.json

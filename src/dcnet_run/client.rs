@@ -228,7 +228,7 @@ pub async fn run_client(
             hub.joined = Instant::now();
         }
         log::info!("{} has its link to the relay", secrets.me);
-        let ended = receive_loop(link, secrets.delay, |plain| {
+        let ended = receive_loop(link, |plain| {
             let mut hub = hub.borrow_mut();
             each_message(plain, |kind, body| {
                 hub.client.handle_message(kind, body, &mut rand::rng())

@@ -32,6 +32,7 @@ use crate::{
     },
     dcnet_run::{
         dial::accept,
+        far::Far,
         link::{HELLO, Link},
         pipe::{self, Hooks, Pipe},
     },
@@ -53,6 +54,8 @@ pub struct Setup {
     pub pace: Pace,
     /// What it judged before.
     pub verdicts: Vec<VerdictFile>,
+    /// How far its parties are, beyond the network: for benches of distant groups.
+    pub far: Duration,
 }
 
 /// A running relay.
@@ -102,15 +105,19 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
     }));
     started(Rc::clone(&hub));
     spawn_local(keep_time(Rc::clone(&hub), timer));
+    let far = (!setup.far.is_zero()).then(|| Rc::new(Far::new(setup.far)));
+    if let Some(far) = &far {
+        spawn_local(hear_late(Rc::clone(&hub), Rc::clone(far)));
+    }
     loop {
         let (stream, from) = accept(&listener, "a party").await;
         if Rc::strong_count(&identity) > LINKS_MAX {
             log::warn!("more than {LINKS_MAX} links; the one from {from} is refused");
             continue;
         }
-        let (hub, identity) = (Rc::clone(&hub), Rc::clone(&identity));
+        let (hub, identity, far) = (Rc::clone(&hub), Rc::clone(&identity), far.clone());
         spawn_local(async move {
-            if let Err(error) = serve(hub, stream, &identity).await {
+            if let Err(error) = serve(hub, stream, &identity, far.as_deref()).await {
                 log::debug!("the link from {from} ended: {error:#}");
             }
         });
@@ -149,7 +156,12 @@ fn party_of(group: &Group, key: &[u8]) -> Option<PartyRef> {
         .or_else(|| place(&group.trustees).map(PartyRef::Trustee))
 }
 
-async fn serve(hub: Shared, stream: TcpStream, identity: &Identity) -> anyhow::Result<()> {
+async fn serve(
+    hub: Shared,
+    stream: TcpStream,
+    identity: &Identity,
+    far: Option<&Far>,
+) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let group = Arc::clone(&hub.borrow().group);
     let mut joined = None;
@@ -176,9 +188,9 @@ async fn serve(hub: Shared, stream: TcpStream, identity: &Identity) -> anyhow::R
         borrowed.links.insert(party, Rc::clone(&link));
         borrowed.drain(&hub);
     }
-    let ended = read_messages(&hub, &link, party).await;
+    let ended = read_messages(&hub, &link, party, far).await;
     let mut borrowed = hub.borrow_mut();
-    if borrowed.links.get(&party).is_some_and(|current| Rc::ptr_eq(current, &link)) {
+    if borrowed.has_link(party, &link) {
         borrowed.links.remove(&party);
         borrowed.relay.handle_leave(Instant::now(), party);
         if let Err(error) = &ended {
@@ -189,38 +201,61 @@ async fn serve(hub: Shared, stream: TcpStream, identity: &Identity) -> anyhow::R
     ended
 }
 
-async fn read_messages(hub: &Shared, link: &Rc<Link>, party: PartyRef) -> anyhow::Result<()> {
+async fn read_messages(
+    hub: &Shared,
+    link: &Rc<Link>,
+    party: PartyRef,
+    far: Option<&Far>,
+) -> anyhow::Result<()> {
     let mut plain = Vec::new();
     loop {
         link.receive(&mut plain).await?;
-        let mut borrowed = hub.borrow_mut();
-        let now = Instant::now();
-        let mut rest = plain.as_slice();
-        let mut result = Ok(());
-        loop {
-            match message::next_frame(rest) {
-                Ok(Some((kind, body, used))) => {
-                    result =
-                        borrowed.relay.handle_message(now, party, kind, body, &mut rand::rng());
-                    rest = &rest[used..];
-                    if result.is_err() {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        borrowed.drain(hub);
-        result?;
-        if !rest.is_empty() {
-            bail!("a batch that does not hold whole messages");
+        match far {
+            None => handle_batch(hub, party, &plain)?,
+            Some(far) => far.push(party, link, plain.clone()),
         }
         plain.clear();
     }
+}
+
+/// Hands over what distant parties said.
+async fn hear_late(hub: Shared, far: Rc<Far>) {
+    loop {
+        let (party, link, plain) = far.next().await;
+        if !hub.borrow().has_link(party, &link) {
+            continue;
+        }
+        if let Err(error) = handle_batch(&hub, party, &plain) {
+            log::info!("{party} is left out: {error:#}");
+            link.close();
+        }
+    }
+}
+
+/// Handles whole messages of a party.
+fn handle_batch(hub: &Shared, party: PartyRef, mut plain: &[u8]) -> anyhow::Result<()> {
+    let mut borrowed = hub.borrow_mut();
+    let now = Instant::now();
+    let result = loop {
+        match message::next_frame(plain) {
+            Ok(Some((kind, body, used))) => {
+                let handled =
+                    borrowed.relay.handle_message(now, party, kind, body, &mut rand::rng());
+                plain = &plain[used..];
+                if handled.is_err() {
+                    break handled;
+                }
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    borrowed.drain(hub);
+    result?;
+    if !plain.is_empty() {
+        bail!("a batch that does not hold whole messages");
+    }
+    Ok(())
 }
 
 struct ExitHooks {
@@ -282,6 +317,11 @@ impl Hub {
     /// Clients and trustees of the group.
     pub fn group_size(&self) -> (usize, usize) {
         (self.group.clients.len(), self.group.trustees.len())
+    }
+
+    /// Whether this is the party's link, and not one that it had before.
+    fn has_link(&self, party: PartyRef, link: &Rc<Link>) -> bool {
+        self.links.get(&party).is_some_and(|current| Rc::ptr_eq(current, link))
     }
 
     /// Bytes received and sent on the links there are: of clients, of trustees.

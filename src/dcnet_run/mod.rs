@@ -7,6 +7,7 @@ pub mod bench;
 pub mod client;
 pub mod dial;
 pub mod exits;
+mod far;
 pub mod hub;
 pub mod jammer;
 pub mod keeper;

@@ -44,8 +44,6 @@ pub struct Secrets {
     pub identity: Arc<Identity>,
     /// Its session secret.
     pub secret: Zeroizing<Scalar>,
-    /// Added to every message of the relay: for benches of distant groups.
-    pub delay: Duration,
 }
 
 impl Secrets {
@@ -72,39 +70,16 @@ impl Secrets {
     }
 }
 
-/// Hands each plaintext over after `delay`, in order.
+/// Hands each plaintext over, until the link ends.
 pub(super) async fn receive_loop(
     link: Rc<Link>,
-    delay: Duration,
     mut handle: impl FnMut(&[u8]) -> Result<(), DcnetError>,
 ) -> anyhow::Result<()> {
     let mut plain = Vec::new();
-    if delay.is_zero() {
-        loop {
-            link.receive(&mut plain).await?;
-            handle(&plain)?;
-            plain.clear();
-        }
-    }
-    let (sender, mut receiver) =
-        tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
-    let reading = async {
-        loop {
-            let mut plain = Vec::new();
-            link.receive(&mut plain).await?;
-            sender.send((tokio::time::Instant::now() + delay, plain))?;
-        }
-    };
-    let handling = async {
-        while let Some((due, plain)) = receiver.recv().await {
-            tokio::time::sleep_until(due).await;
-            handle(&plain)?;
-        }
-        anyhow::Ok(())
-    };
-    tokio::select! {
-        result = reading => result,
-        result = handling => result,
+    loop {
+        link.receive(&mut plain).await?;
+        handle(&plain)?;
+        plain.clear();
     }
 }
 
@@ -135,7 +110,7 @@ pub async fn run_trustee(secrets: Secrets, keeper: Keeper) -> anyhow::Result<()>
         log::info!("{} has its link to the relay", secrets.me);
         let sending = Rc::clone(&link);
         let mut out = Vec::new();
-        let ended = receive_loop(link, secrets.delay, |plain| {
+        let ended = receive_loop(link, |plain| {
             each_message(plain, |kind, body| {
                 trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
             })?;

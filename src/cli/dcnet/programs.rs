@@ -40,13 +40,12 @@ struct Own {
 }
 
 impl Own {
-    fn secrets(self, me: PartyRef, delay_ms: u64) -> anyhow::Result<party::Secrets> {
+    fn secrets(self, me: PartyRef) -> anyhow::Result<party::Secrets> {
         Ok(party::Secrets {
             me,
             secret: self.session.scalar()?,
             group: Arc::new(self.group),
             identity: Arc::new(self.identity),
-            delay: Duration::from_millis(delay_ms),
         })
     }
 }
@@ -103,6 +102,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         dir: args.config_dir.clone(),
         exit: exit_address(&args.exit),
         pace: Pace { round_robin: args.round_robin, ..Pace::default() },
+        far: Duration::from_millis(args.far_ms),
     };
     let board = status::Board::default();
     let control = ControlServer::bind("dcnet", &args.config_dir)?;
@@ -132,7 +132,7 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
         return seed_parties::run_trustee(&own.group, index, pads).await;
     }
     let keeper = keeper(&own, &args.config_dir);
-    let secrets = own.secrets(PartyRef::Trustee(u16::try_from(index)?), args.delay_ms)?;
+    let secrets = own.secrets(PartyRef::Trustee(u16::try_from(index)?))?;
     ready();
     LocalSet::new().run_until(party::run_trustee(secrets, keeper)).await
 }
@@ -156,7 +156,7 @@ pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
     }
     let pseudonym = own.session.pseudonym()?;
     let keeper = keeper(&own, &args.config_dir);
-    let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?), args.delay_ms)?;
+    let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?))?;
     let running =
         client_program::run_client(secrets, u16::try_from(slot)?, pseudonym, listener, keeper);
     ready();

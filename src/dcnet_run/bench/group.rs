@@ -99,7 +99,7 @@ impl Group {
         group.parties = supervisor::start_all(&supervisor::Plan {
             relay: Some(relay_port),
             exit: exit_address,
-            extra: Vec::new(),
+            extra: vec!["--far-ms".into(), plan.rtt.as_millis().to_string().into()],
             ..group.supervised()
         })?;
         group.await_status(Duration::from_secs(60), |_| true).await?;
@@ -132,7 +132,7 @@ impl Group {
             first_port: self.first_port,
             relay: None,
             exit: String::new(),
-            extra: vec!["--delay-ms".into(), self.plan.rtt.as_millis().to_string().into()],
+            extra: Vec::new(),
             quiet: true,
         }
     }
@@ -217,7 +217,6 @@ impl Group {
             identity: Arc::new(identity),
             secret: self.files.sessions[at].scalar()?,
             group,
-            delay: self.plan.rtt,
         };
         let (slot, jam) = (u16::try_from(slot)?, Arc::clone(&self.jam));
         tokio::task::spawn_local(async move {
