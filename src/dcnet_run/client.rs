@@ -62,10 +62,11 @@ impl ClientHub {
         self.client.settle(&mut rand::rng());
         while let Some(event) = self.client.poll_event() {
             match event {
-                ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => match self.pipes.get(&conn) {
-                    Some(pipe) => pipe.push(&bytes),
-                    None => self.client.mux.consumed(conn, bytes.len()),
-                },
+                ClientEvent::Mux(MuxEvent::Data(conn, bytes)) => {
+                    let pipe = self.pipes.get(&conn);
+                    let taken = pipe.map_or(bytes.len(), |pipe| pipe.push(&bytes));
+                    self.client.mux.consumed(conn, taken);
+                }
                 ClientEvent::Mux(MuxEvent::Close(conn)) => {
                     if let Some(pipe) = self.pipes.get(&conn) {
                         pipe.end();

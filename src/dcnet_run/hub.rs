@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc::UnboundedReceiver},
     task::spawn_local,
 };
 
@@ -105,10 +105,12 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
     }));
     started(Rc::clone(&hub));
     spawn_local(keep_time(Rc::clone(&hub), timer));
-    let far = (!setup.far.is_zero()).then(|| Rc::new(Far::new(setup.far)));
-    if let Some(far) = &far {
-        spawn_local(hear_late(Rc::clone(&hub), Rc::clone(far)));
-    }
+    let far = (!setup.far.is_zero()).then(|| {
+        let (far, ripe) = Far::new(setup.far);
+        let far = Rc::new(far);
+        spawn_local(hear_late(Rc::clone(&hub), Rc::clone(&far), ripe));
+        far
+    });
     loop {
         let (stream, from) = accept(&listener, "a party").await;
         if Rc::strong_count(&identity) > LINKS_MAX {
@@ -219,9 +221,9 @@ async fn read_messages(
 }
 
 /// Hands over what distant parties said.
-async fn hear_late(hub: Shared, far: Rc<Far>) {
-    loop {
-        let (party, link, plain) = far.next().await;
+async fn hear_late(hub: Shared, far: Rc<Far>, mut ripe: UnboundedReceiver<()>) {
+    while ripe.recv().await.is_some() {
+        let Some((party, link, plain)) = far.pop() else { continue };
         if !hub.borrow().has_link(party, &link) {
             continue;
         }
@@ -382,10 +384,9 @@ impl Hub {
                 spawn_local(exit_connection(hub, slot, conn, pipe, exit));
             }
             RelayEvent::Exit(slot, MuxEvent::Data(conn, bytes)) => {
-                match self.pipes.get(&(slot, conn)) {
-                    Some(pipe) => pipe.push(&bytes),
-                    None => self.relay.handle_exit_consumed(slot, conn, bytes.len()),
-                }
+                let pipe = self.pipes.get(&(slot, conn));
+                let taken = pipe.map_or(bytes.len(), |pipe| pipe.push(&bytes));
+                self.relay.handle_exit_consumed(slot, conn, taken);
             }
             RelayEvent::Exit(slot, MuxEvent::Stop(conn)) => {
                 if let Some(pipe) = self.pipes.get(&(slot, conn)) {

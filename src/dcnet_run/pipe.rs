@@ -7,15 +7,13 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
+    net::Shutdown,
     rc::Rc,
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncWriteExt, Interest},
-    net::TcpStream,
-    sync::Notify,
-};
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
 /// How long a connection whose other end is gone may stay silent.
 const LINGER: Duration = Duration::from_secs(30);
@@ -37,6 +35,7 @@ pub trait Hooks {
 /// The core's side of a pipe.
 #[derive(Default)]
 pub struct Pipe {
+    stream: RefCell<Option<Rc<TcpStream>>>,
     queue: RefCell<VecDeque<u8>>,
     ended: Cell<bool>,
     stopped: Cell<bool>,
@@ -44,10 +43,20 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Bytes for the socket; credit bounds how many there are.
-    pub fn push(&self, bytes: &[u8]) {
-        self.queue.borrow_mut().extend(bytes);
-        self.wake.notify_one();
+    /// Bytes for the socket; credit bounds how many wait. Returns how many it took at once, of which
+    /// [`Hooks::consumed`] is not told.
+    #[must_use]
+    pub fn push(&self, bytes: &[u8]) -> usize {
+        let mut queue = self.queue.borrow_mut();
+        let stream = self.stream.borrow();
+        // What waits goes first; an error shows when the connection is looked at.
+        let stream = stream.as_ref().filter(|_| queue.is_empty());
+        let taken = stream.map_or(0, |stream| stream.try_write(bytes).unwrap_or(0));
+        if taken < bytes.len() {
+            queue.extend(&bytes[taken..]);
+            self.wake.notify_one();
+        }
+        taken
     }
 
     /// No more bytes will come.
@@ -88,8 +97,10 @@ impl Pipe {
 }
 
 /// Runs a connection until both directions have ended.
-pub async fn run(mut stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
+pub async fn run(stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
     let _ = stream.set_nodelay(true);
+    let stream = Rc::new(stream);
+    *pipe.stream.borrow_mut() = Some(Rc::clone(&stream));
     let mut buffer = vec![0; 16 * 1024];
     let (mut reading, mut writing) = (true, true);
     while (reading || writing) && !pipe.stopped.get() {
@@ -97,7 +108,7 @@ pub async fn run(mut stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
         let waiting = writing && !pipe.queue.borrow().is_empty();
         if writing && !waiting && pipe.ended.get() {
             writing = false;
-            let _ = stream.shutdown().await;
+            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
             continue;
         }
         let interest = match (reading && room > 0, waiting) {
@@ -138,6 +149,7 @@ pub async fn run(mut stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
             () = tokio::time::sleep(LINGER), if !writing => break,
         }
     }
+    *pipe.stream.borrow_mut() = None;
     if reading || writing {
         hooks.stop();
     }

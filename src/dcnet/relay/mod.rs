@@ -141,6 +141,8 @@ pub struct Relay {
     last_blame: Option<Blamed>,
     last_trial: Option<Duration>,
     last_data: Option<Instant>,
+    /// A slot that was not active asked for a turn, and no round was opened since.
+    asked_anew: bool,
     counters: Counters,
     out: VecDeque<Transmit>,
     events: VecDeque<RelayEvent>,
@@ -190,6 +192,7 @@ impl Relay {
             last_blame: None,
             last_trial: None,
             last_data: None,
+            asked_anew: false,
             counters: Counters::default(),
             out: VecDeque::new(),
             events: VecDeque::new(),

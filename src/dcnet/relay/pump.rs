@@ -36,7 +36,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// A path that takes so long holds several rounds at once,
 const FAR: Duration = Duration::from_millis(5);
 /// as many as this.
-const TURNS: u32 = 6;
+const TURNS: u32 = 4;
 /// Every so many rounds an idle slot has its turn unasked, lest jammed requests starve it.
 const UNASKED: u64 = 32;
 
@@ -146,6 +146,7 @@ impl Relay {
         }
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if set(at) && !slot.muted {
+                self.asked_anew |= !slot.active;
                 slot.wanted = true;
                 slot.active = true;
             }
@@ -182,11 +183,14 @@ impl Relay {
         self.slots[usize::from(slot)].mux.room(conn)
     }
 
-    /// Whether somebody waits for a turn.
-    fn is_hot(&self) -> bool {
-        self.slots.iter().any(|slot| slot.active && !slot.muted)
-            || self.trial.is_some()
-            || self.pace.round_robin
+    /// Whether turns are called for; on a long path, more of them than come anyway.
+    fn is_hot(&self, is_far: bool) -> bool {
+        let mut active = self.slots.iter().filter(|slot| slot.active && !slot.muted);
+        let calls = match active.next() {
+            Some(slot) => !is_far || slot.more || active.next().is_some(),
+            None => false,
+        };
+        calls || self.trial.is_some() || self.pace.round_robin
     }
 
     /// When [`Relay::pump`] or [`Relay::stalled`] has something to do.
@@ -201,14 +205,15 @@ impl Relay {
         let running = self.running.as_ref()?;
         let last = running.last_issue?;
         let far = running.window.path().filter(|path| *path >= FAR);
-        if running.has_room(0) && self.slots.iter().any(|slot| slot.mux.has_data()) {
+        let is_urgent = self.asked_anew || self.slots.iter().any(|slot| slot.mux.has_data());
+        if is_urgent && running.has_room(0) {
             return Some(last);
         }
-        // On a long path turns come evenly, and one place is kept for data on their way down.
+        // On a long path turns come evenly, and one place is kept for what is urgent.
         if !running.has_room(usize::from(far.is_some())) {
             return None;
         }
-        let hot = self.is_hot().then(|| {
+        let hot = self.is_hot(far.is_some()).then(|| {
             let rounds = u32::try_from(running.window.rounds()).unwrap_or(1);
             last + far.unwrap_or_default() / rounds
         });
@@ -223,6 +228,7 @@ impl Relay {
         let quiet = self.last_data.map(|at| last.saturating_duration_since(at));
         let lately = quiet.is_some_and(|quiet| quiet < LATELY);
         match running.window.path().filter(|path| lately && *path >= FAR) {
+            Some(_) if running.has_told => Some(last + self.pace.idle),
             Some(path) => Some(last + path / TURNS),
             None if running.in_flight() > 0 => None,
             None if quiet.is_some_and(|quiet| quiet < self.pace.eager) => Some(last),
@@ -256,7 +262,9 @@ impl Relay {
     fn issue(&mut self, now: Instant) {
         let (slot, accusation) = self.next_turn();
         let frames = self.fill_frames();
+        self.asked_anew = false;
         let Some(running) = &mut self.running else { return };
+        running.has_told = !frames.is_empty();
         let number = running.signed.interval.number;
         let ahead = self.group.system.settings.trustee_window as u64;
         let round = running.issued;

@@ -162,6 +162,8 @@ pub(super) struct Running {
     tempo: Tempo,
     pub(super) results: Vec<RoundResult>,
     pub(super) last_issue: Option<Instant>,
+    /// The round opened last brought data down: its pseudonym may have something to say to that.
+    pub(super) has_told: bool,
     cell: usize,
     /// Finishes what is in flight and opens no more rounds.
     pub(super) draining: bool,
@@ -194,6 +196,7 @@ impl Running {
             tempo: Tempo::default(),
             results: Vec::new(),
             last_issue: None,
+            has_told: false,
             cell: usize::from(interval.cell_size),
             draining: false,
             hash,

@@ -20,6 +20,8 @@ pub(super) struct Slot {
     pub(super) active: bool,
     /// Asked for a turn.
     pub(super) wanted: bool,
+    /// Its last cell said that there is more to say.
+    pub(super) more: bool,
     /// Spoke lately: preferred when nobody is active.
     pub(super) held: bool,
     /// Its own pseudonym breaks its cells: no turns until the next interval.
@@ -35,8 +37,12 @@ impl Slot {
             events.extend(self.mux.reset().into_iter().map(MuxEvent::Close));
             (self.epoch, self.next_seq) = (cell.epoch, 0);
         }
-        let Some(seq) = cell.seq else { return Outcome::Idle };
+        let Some(seq) = cell.seq else {
+            self.more = false;
+            return Outcome::Idle;
+        };
         self.active |= cell.more;
+        self.more = cell.more;
         if seq != self.next_seq {
             return Outcome::Refused;
         }
@@ -50,6 +56,6 @@ impl Slot {
     /// A new interval: turns have to be asked for again.
     pub(super) fn renew(&mut self, seal: DownSeal) {
         self.seal = Some(seal);
-        (self.active, self.wanted, self.muted) = (false, false, false);
+        (self.active, self.wanted, self.more, self.muted) = (false, false, false, false);
     }
 }
