@@ -9,14 +9,15 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    io::{self, Read},
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use snow::{Builder, TransportState};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     sync::Notify,
     time::timeout,
@@ -33,7 +34,7 @@ const PLAIN_MAX: usize = 65_535 - TAG;
 /// Ciphertext that may wait for a link that does not read; then it is closed.
 const PENDING_MAX: usize = 32 * 1024 * 1024;
 /// Room for one read.
-const READ: usize = 32 * 1024;
+const READ: usize = 8 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A link after its handshake.
@@ -222,11 +223,22 @@ impl Link {
         }
     }
 
-    /// Straight into the inbox, which keeps its room.
+    /// Straight into the inbox, which keeps its room. A read that leaves room has emptied the socket:
+    /// the runtime is told so, and does not ask again until more came.
     fn read_some(&self) -> io::Result<usize> {
         let mut inbox = self.inbox.borrow_mut();
-        inbox.reserve(READ);
-        self.stream.try_read_buf(&mut *inbox)
+        let at = inbox.len();
+        inbox.resize(at + READ, 0);
+        let mut count = Err(io::ErrorKind::WouldBlock.into());
+        let _ = self.stream.try_io(Interest::READABLE, || {
+            count = (&*SockRef::from(&self.stream)).read(&mut inbox[at..]);
+            match count {
+                Ok(READ) => Ok(()),
+                _ => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        inbox.truncate(at + *count.as_ref().unwrap_or(&0));
+        count
     }
 
     /// Decrypts whole Noise messages; whether there was one.

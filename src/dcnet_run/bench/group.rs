@@ -3,12 +3,14 @@
 //! In: a plan. Out: running parties, their status and CPU time. Called by: the bench.
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
+use rand::RngExt;
 use tokio::{net::TcpListener, process::Command, time::sleep};
 
 use crate::{
@@ -43,6 +45,10 @@ pub(super) struct Group {
     pub(super) jam: Arc<AtomicBool>,
 }
 
+/// Where clients listen: below the ports that systems give to outgoing connections, of which the
+/// parties have one each.
+const PORTS: Range<u16> = 10_000..30_000;
+
 async fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
 }
@@ -51,7 +57,7 @@ async fn free_port() -> anyhow::Result<u16> {
 async fn free_ports(count: usize) -> anyhow::Result<u16> {
     let count = u16::try_from(count)?;
     for _ in 0..100 {
-        let first = free_port().await?.min(65_000 - count);
+        let first = rand::rng().random_range(PORTS.start..PORTS.end - count);
         let mut held = Vec::new();
         for port in first..first + count {
             match TcpListener::bind(("127.0.0.1", port)).await {

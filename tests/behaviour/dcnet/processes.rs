@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::RngExt;
 use serde_json::Value;
 
 /// Processes that end with the test.
@@ -43,9 +44,10 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// So many free ports in a row, below those that outgoing connections get.
 pub fn free_ports(count: u16) -> u16 {
     'again: loop {
-        let first = free_port().min(60_000);
+        let first = rand::rng().random_range(10_000..30_000 - count);
         for port in first..first + count {
             if TcpListener::bind(("127.0.0.1", port)).is_err() {
                 continue 'again;
