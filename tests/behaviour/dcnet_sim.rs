@@ -511,6 +511,40 @@ fn who_is_far_away_has_more_time_and_a_relay_that_was_stopped_leaves_nobody_out(
     assert_eq!(net.disconnected, []);
 }
 
+/// On a path of 20 ms a slot that speaks waits for the part of the path that lies between two turns;
+/// one that has to ask waits for one round trip more.
+#[test]
+fn on_a_long_path_a_turn_is_never_far_and_who_asks_has_it_at_once() {
+    let mut net = Net::full(6, 2, 18);
+    net.delay = Duration::from_millis(10);
+    let mut heard = |net: &mut Net, at: u16| {
+        let total = |net: &Net| net.exits.values().map(Vec::len).sum::<usize>();
+        let (before, said) = (total(net), net.now);
+        net.say(at, &pattern(100, 1));
+        net.client(at).settle(&mut rand::rng());
+        assert!(net.run_until(SECOND, |net| total(net) == before + 100), "{:?}", net.relay.status());
+        net.now - said
+    };
+    // What the path was before is forgotten, and the window grows.
+    net.run(6 * SECOND);
+    for _ in 0..20 {
+        heard(&mut net, 0);
+    }
+    let (mut open, mut asked) = (Vec::new(), Vec::new());
+    for pause in 0..40 {
+        open.push(heard(&mut net, 0));
+        net.run(Duration::from_millis(pause));
+        asked.push(heard(&mut net, 1 + u16::try_from(pause % 5).unwrap()));
+        net.run(Duration::from_millis(pause));
+        heard(&mut net, 0);
+    }
+    // The turn of somebody who did not ask, every 32nd, may come between.
+    open.sort();
+    asked.sort();
+    assert!(open[35] < Duration::from_millis(26), "{open:?}");
+    assert!(asked[35] < Duration::from_millis(46), "{asked:?}");
+}
+
 /// Slots that speak without end do not keep the others from their turns: a member whose requests
 /// are jammed is heard all the same.
 #[test]
