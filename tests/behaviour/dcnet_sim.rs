@@ -517,12 +517,16 @@ fn who_is_far_away_has_more_time_and_a_relay_that_was_stopped_leaves_nobody_out(
 fn on_a_long_path_a_turn_is_never_far_and_who_asks_has_it_at_once() {
     let mut net = Net::full(6, 2, 18);
     net.delay = Duration::from_millis(10);
-    let mut heard = |net: &mut Net, at: u16| {
+    let heard = |net: &mut Net, at: u16| {
         let total = |net: &Net| net.exits.values().map(Vec::len).sum::<usize>();
         let (before, said) = (total(net), net.now);
         net.say(at, &pattern(100, 1));
         net.client(at).settle(&mut rand::rng());
-        assert!(net.run_until(SECOND, |net| total(net) == before + 100), "{:?}", net.relay.status());
+        assert!(
+            net.run_until(SECOND, |net| total(net) == before + 100),
+            "{:?}",
+            net.relay.status()
+        );
         net.now - said
     };
     // What the path was before is forgotten, and the window grows.
