@@ -114,7 +114,8 @@ fn a_wrong_token_is_4_and_a_good_one_is_not_used_up_by_it() {
     let good = stage.ask_controller(&["token", "new"]);
     let mut wrong = good.clone();
     let last = wrong.pop().unwrap();
-    wrong.push(if last == 'A' { 'B' } else { 'A' });
+    // Another digit, not the same one as a capital.
+    wrong.push(if last == '0' { '1' } else { '0' });
     let dir = stage.path("otter");
     let listen = format!("127.0.0.1:{}", free_port());
     let mut words = vec![
