@@ -251,10 +251,10 @@ impl Driver {
             .map_err(|error| PeerError::Agreement(error.into()))?;
         let now = Instant::now();
         self.avoid.retain(|(_, until)| until.is_none_or(|until| until > now));
-        let stalls = |id: &SourceId| self.transfer.as_ref().is_some_and(|t| t.is_stalled(*id));
-        let silent = self.sources.iter().filter(|(id, _)| stalls(id)).map(|(_, s)| s.session);
-        // The latest first: a request has room for so many.
-        let avoid = silent.chain(self.avoid.iter().rev().map(|(session, _)| *session)).collect();
+        // Who is a source already has nothing to add by a second session, silent or not. The latest
+        // come first: a request has room for so many.
+        let running = self.sources.values().map(|source| source.session);
+        let avoid = running.chain(self.avoid.iter().rev().map(|(session, _)| *session)).collect();
         let request = FileRequest {
             id: self.wish.id,
             key: asking.public(),
@@ -293,7 +293,7 @@ impl Driver {
             }
         };
         self.nobody = count == 0;
-        if self.nobody {
+        if self.nobody && self.sources.is_empty() {
             // Better one that was silent than none.
             self.avoid.retain(|(_, until)| until.is_none());
         }

@@ -94,16 +94,15 @@ impl TrackerState {
                     .to_owned();
             return self.tell(now, from, &ToPeer::Refused { ask: Some(ask), reason });
         }
-        // Who gives this file to this circuit already has nothing to add by a second session.
-        let ended = self.legs.get(&from);
-        let ended = avoid.iter().filter_map(|session| ended.and_then(|leg| leg.ended(session)));
-        let avoid: HashSet<Cid> = self
-            .sessions
+        // Of sessions that run and of those that are over: both were this circuit's.
+        let running = |session| {
+            let row = self.sessions.get(session).filter(|row| row.record.downloader == from);
+            row.map(|row| row.record.uploader)
+        };
+        let ended = |session| self.legs.get(&from).and_then(|leg| leg.ended(session));
+        let avoid: HashSet<Cid> = avoid
             .iter()
-            .filter(|(_, row)| row.record.downloader == from)
-            .filter(|(session, row)| row.record.file == file || avoid.contains(session))
-            .map(|(_, row)| row.record.uploader)
-            .chain(ended)
+            .filter_map(|session| running(session).or_else(|| ended(session)))
             .collect();
         let chosen = self.choose(from, &file, &avoid, usize::from(sources), rng);
         self.tell(now, from, &ToPeer::Asked { ask, sources: chosen.len() as u8 });

@@ -169,12 +169,6 @@ impl Transfer {
         self.sources.get(&source).map_or(0.0, |source| source.rate.at(now))
     }
 
-    /// Whether a source owes bytes and has been silent for too long.
-    pub fn is_stalled(&self, source: SourceId) -> bool {
-        let found = self.sources.get(&source);
-        found.is_some_and(|source| matches!(source.standing, Standing::Stalled(_)))
-    }
-
     /// How many sources there are, draining and silent ones included.
     pub fn sources(&self) -> usize {
         self.sources.len()
