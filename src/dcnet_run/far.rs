@@ -30,7 +30,7 @@ pub(super) struct Far {
 impl Far {
     /// Starts a thread that waits: the runtime's timers are a millisecond wide. It gives a sign for
     /// everything that is due.
-    pub(super) fn new(round_trip: Duration) -> (Self, awaited::UnboundedReceiver<()>) {
+    pub(super) fn new(round_trip: Duration) -> (Rc<Self>, awaited::UnboundedReceiver<()>) {
         let (due, dues) = mpsc::channel::<Instant>();
         let (ripen, ripe) = awaited::unbounded_channel();
         std::thread::spawn(move || {
@@ -41,7 +41,7 @@ impl Far {
                 }
             }
         });
-        (Self { round_trip, queue: RefCell::default(), due }, ripe)
+        (Rc::new(Self { round_trip, queue: RefCell::default(), due }), ripe)
     }
 
     pub(super) fn push(&self, party: PartyRef, link: &Rc<Link>, plain: Vec<u8>) {

@@ -25,7 +25,6 @@ use crate::{
         group::Group,
         identity::Identity,
         member::PartyRef,
-        message,
         mux::MuxEvent,
         relay::{Pace, Relay, RelayEvent, RelayStatus, Transmit},
         store,
@@ -34,6 +33,7 @@ use crate::{
         dial::accept,
         far::Far,
         link::{HELLO, Link},
+        party::each_message,
         pipe::{self, Hooks, Pipe},
     },
 };
@@ -68,6 +68,8 @@ pub struct Hub {
     clients: Vec<PartyRef>,
     pending: BTreeMap<PartyRef, Vec<u8>>,
     pipes: HashMap<(u16, u32), Rc<Pipe>>,
+    /// Holds back what parties say, in benches of distant groups.
+    far: Option<Rc<Far>>,
     timer: Rc<Notify>,
     started: Instant,
     /// The running interval, as signed.
@@ -90,6 +92,7 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
             log::warn!("a verdict of an earlier start is not taken: {error}");
         }
     }
+    let far = (!setup.far.is_zero()).then(|| Far::new(setup.far));
     let hub = Rc::new(RefCell::new(Hub {
         relay,
         group: setup.group,
@@ -99,27 +102,25 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
         clients: Vec::new(),
         pending: BTreeMap::new(),
         pipes: HashMap::new(),
+        far: far.as_ref().map(|(far, _)| Rc::clone(far)),
         timer: Rc::clone(&timer),
         started: Instant::now(),
         interval: Vec::new(),
     }));
     started(Rc::clone(&hub));
     spawn_local(keep_time(Rc::clone(&hub), timer));
-    let far = (!setup.far.is_zero()).then(|| {
-        let (far, ripe) = Far::new(setup.far);
-        let far = Rc::new(far);
-        spawn_local(hear_late(Rc::clone(&hub), Rc::clone(&far), ripe));
-        far
-    });
+    if let Some((far, ripe)) = far {
+        spawn_local(hear_late(Rc::clone(&hub), far, ripe));
+    }
     loop {
         let (stream, from) = accept(&listener, "a party").await;
         if Rc::strong_count(&identity) > LINKS_MAX {
             log::warn!("more than {LINKS_MAX} links; the one from {from} is refused");
             continue;
         }
-        let (hub, identity, far) = (Rc::clone(&hub), Rc::clone(&identity), far.clone());
+        let (hub, identity) = (Rc::clone(&hub), Rc::clone(&identity));
         spawn_local(async move {
-            if let Err(error) = serve(hub, stream, &identity, far.as_deref()).await {
+            if let Err(error) = serve(hub, stream, &identity).await {
                 log::debug!("the link from {from} ended: {error:#}");
             }
         });
@@ -158,12 +159,7 @@ fn party_of(group: &Group, key: &[u8]) -> Option<PartyRef> {
         .or_else(|| place(&group.trustees).map(PartyRef::Trustee))
 }
 
-async fn serve(
-    hub: Shared,
-    stream: TcpStream,
-    identity: &Identity,
-    far: Option<&Far>,
-) -> anyhow::Result<()> {
+async fn serve(hub: Shared, stream: TcpStream, identity: &Identity) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let group = Arc::clone(&hub.borrow().group);
     let mut joined = None;
@@ -190,7 +186,7 @@ async fn serve(
         borrowed.links.insert(party, Rc::clone(&link));
         borrowed.drain(&hub);
     }
-    let ended = read_messages(&hub, &link, party, far).await;
+    let ended = read_messages(&hub, &link, party).await;
     let mut borrowed = hub.borrow_mut();
     if borrowed.has_link(party, &link) {
         borrowed.links.remove(&party);
@@ -203,18 +199,14 @@ async fn serve(
     ended
 }
 
-async fn read_messages(
-    hub: &Shared,
-    link: &Rc<Link>,
-    party: PartyRef,
-    far: Option<&Far>,
-) -> anyhow::Result<()> {
+async fn read_messages(hub: &Shared, link: &Rc<Link>, party: PartyRef) -> anyhow::Result<()> {
+    let far = hub.borrow().far.clone();
     let mut plain = Vec::new();
     loop {
         link.receive(&mut plain).await?;
-        match far {
+        match &far {
             None => handle_batch(hub, party, &plain)?,
-            Some(far) => far.push(party, link, plain.clone()),
+            Some(far) => far.push(party, link, std::mem::take(&mut plain)),
         }
         plain.clear();
     }
@@ -235,29 +227,14 @@ async fn hear_late(hub: Shared, far: Rc<Far>, mut ripe: UnboundedReceiver<()>) {
 }
 
 /// Handles whole messages of a party.
-fn handle_batch(hub: &Shared, party: PartyRef, mut plain: &[u8]) -> anyhow::Result<()> {
+fn handle_batch(hub: &Shared, party: PartyRef, plain: &[u8]) -> anyhow::Result<()> {
     let mut borrowed = hub.borrow_mut();
     let now = Instant::now();
-    let result = loop {
-        match message::next_frame(plain) {
-            Ok(Some((kind, body, used))) => {
-                let handled =
-                    borrowed.relay.handle_message(now, party, kind, body, &mut rand::rng());
-                plain = &plain[used..];
-                if handled.is_err() {
-                    break handled;
-                }
-            }
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
+    let handled = each_message(plain, |kind, body| {
+        borrowed.relay.handle_message(now, party, kind, body, &mut rand::rng())
+    });
     borrowed.drain(hub);
-    result?;
-    if !plain.is_empty() {
-        bail!("a batch that does not hold whole messages");
-    }
-    Ok(())
+    Ok(handled?)
 }
 
 struct ExitHooks {

@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     io,
     net::Shutdown,
-    rc::Rc,
+    rc::{Rc, Weak},
     time::Duration,
 };
 
@@ -35,7 +35,7 @@ pub trait Hooks {
 /// The core's side of a pipe.
 #[derive(Default)]
 pub struct Pipe {
-    stream: RefCell<Option<Rc<TcpStream>>>,
+    stream: RefCell<Weak<TcpStream>>,
     queue: RefCell<VecDeque<u8>>,
     ended: Cell<bool>,
     stopped: Cell<bool>,
@@ -48,9 +48,8 @@ impl Pipe {
     #[must_use]
     pub fn push(&self, bytes: &[u8]) -> usize {
         let mut queue = self.queue.borrow_mut();
-        let stream = self.stream.borrow();
         // What waits goes first; an error shows when the connection is looked at.
-        let stream = stream.as_ref().filter(|_| queue.is_empty());
+        let stream = self.stream.borrow().upgrade().filter(|_| queue.is_empty());
         let taken = stream.map_or(0, |stream| stream.try_write(bytes).unwrap_or(0));
         if taken < bytes.len() {
             queue.extend(&bytes[taken..]);
@@ -100,7 +99,7 @@ impl Pipe {
 pub async fn run(stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
     let _ = stream.set_nodelay(true);
     let stream = Rc::new(stream);
-    *pipe.stream.borrow_mut() = Some(Rc::clone(&stream));
+    *pipe.stream.borrow_mut() = Rc::downgrade(&stream);
     let mut buffer = vec![0; 16 * 1024];
     let (mut reading, mut writing) = (true, true);
     while (reading || writing) && !pipe.stopped.get() {
@@ -149,7 +148,6 @@ pub async fn run(stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
             () = tokio::time::sleep(LINGER), if !writing => break,
         }
     }
-    *pipe.stream.borrow_mut() = None;
     if reading || writing {
         hooks.stop();
     }

@@ -33,9 +33,7 @@ const DOWN_MAX: usize = 8 * 1024;
 const DOWN_SLOT_MAX: usize = 4 * 1024;
 /// Who spoke within this time may speak again.
 const LATELY: Duration = Duration::from_secs(1);
-/// A path that takes so long holds several rounds at once,
-const FAR: Duration = Duration::from_millis(5);
-/// as many as this.
+/// Turns that a long path holds at once.
 const TURNS: u32 = 4;
 /// Every so many rounds an idle slot has its turn unasked, lest jammed requests starve it.
 const UNASKED: u64 = 32;
@@ -204,7 +202,7 @@ impl Relay {
     fn due(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
         let last = running.last_issue?;
-        let far = running.window.path().filter(|path| *path >= FAR);
+        let far = running.window.far();
         let is_urgent = self.asked_anew || self.slots.iter().any(|slot| slot.mux.has_data());
         if is_urgent && running.has_room(0) {
             return Some(last);
@@ -227,7 +225,7 @@ impl Relay {
         let last = running.last_issue?;
         let quiet = self.last_data.map(|at| last.saturating_duration_since(at));
         let lately = quiet.is_some_and(|quiet| quiet < LATELY);
-        match running.window.path().filter(|path| lately && *path >= FAR) {
+        match running.window.far().filter(|_| lately) {
             Some(_) if running.has_told => Some(last + self.pace.idle),
             Some(path) => Some(last + path / TURNS),
             None if running.in_flight() > 0 => None,

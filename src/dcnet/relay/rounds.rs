@@ -52,6 +52,8 @@ pub(super) struct Decoded {
 /// Rounds of which the quickest tells how long the path is now: that one was not held up by a party
 /// whose processor was elsewhere.
 const FEW: usize = 8;
+/// A path that takes so long holds several rounds at once.
+const FAR: Duration = Duration::from_millis(5);
 /// Rounds in flight at first.
 const AT_FIRST: f64 = 2.0;
 
@@ -89,9 +91,9 @@ impl Window {
         rounds.max(1)
     }
 
-    /// What the quickest recent round took.
-    pub(super) fn path(&self) -> Option<Duration> {
-        self.best_since.map(|_| self.best)
+    /// What the quickest recent round took, on a path that holds several rounds at once.
+    pub(super) fn far(&self) -> Option<Duration> {
+        self.best_since.map(|_| self.best).filter(|path| *path >= FAR)
     }
 
     fn measured(&mut self, now: Instant, took: Duration) {

@@ -20,7 +20,7 @@ pub(super) struct Slot {
     pub(super) active: bool,
     /// Asked for a turn.
     pub(super) wanted: bool,
-    /// Its last cell said that there is more to say.
+    /// Its last cell had data, and said that there is more.
     pub(super) more: bool,
     /// Spoke lately: preferred when nobody is active.
     pub(super) held: bool,
@@ -37,12 +37,9 @@ impl Slot {
             events.extend(self.mux.reset().into_iter().map(MuxEvent::Close));
             (self.epoch, self.next_seq) = (cell.epoch, 0);
         }
-        let Some(seq) = cell.seq else {
-            self.more = false;
-            return Outcome::Idle;
-        };
-        self.active |= cell.more;
-        self.more = cell.more;
+        self.more = cell.seq.is_some() && cell.more;
+        self.active |= self.more;
+        let Some(seq) = cell.seq else { return Outcome::Idle };
         if seq != self.next_seq {
             return Outcome::Refused;
         }
