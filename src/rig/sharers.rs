@@ -17,8 +17,10 @@ use serde_json::Value;
 use super::host::{Daemon, Host};
 use crate::telemetry::control::{Place, Request, ask};
 
-/// A download may take so long, and a second more for each of these bytes.
-const PATIENCE: (Duration, u64) = (Duration::from_secs(120), 1 << 20);
+/// A download may take so long, and as long as its bytes take at the lowest rate.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// In bytes a second.
+const LOWEST_RATE: u64 = 1 << 20;
 
 /// A peer of one host and one state directory.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +169,7 @@ impl Peer<'_> {
                 have = fetched;
             }
             look(&got.view)?;
-            let patience = PATIENCE.0 + Duration::from_secs(number(&got.view, "size") / PATIENCE.1);
+            let patience = PATIENCE + Duration::from_secs(number(&got.view, "size") / LOWEST_RATE);
             ensure!(began.elapsed() < patience, "it took longer than {patience:?}: {}", got.view);
         }
         got.took = began.elapsed();

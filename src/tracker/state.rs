@@ -400,13 +400,13 @@ impl TrackerState {
 impl Leg {
     fn new(now: Instant, exit: NodeId) -> Self {
         Self {
-            ended: VecDeque::new(),
             exit,
             conversation: None,
             hello: None,
             seen: now,
             allowance: BURST,
             refilled: now,
+            ended: VecDeque::new(),
         }
     }
 
