@@ -280,11 +280,12 @@ impl Net {
 
     /// Opens a connection at a client and queues bytes.
     pub fn say(&mut self, at: u16, bytes: &[u8]) -> u32 {
-        let memory = self.client(at).memory(true);
-        self.nodes.get_mut(&PartyRef::Client(at)).unwrap().memory.0 = memory;
-        let client = self.client(at);
+        let node = self.nodes.get_mut(&PartyRef::Client(at)).unwrap();
+        let Core::Client(client) = &mut node.core else { panic!("{at} is a client") };
+        node.memory.0 = client.memory(true);
         let conn = client.open().unwrap();
         client.mux.write(conn, bytes);
+        client.settle(&mut self.rng);
         conn
     }
 
