@@ -123,6 +123,28 @@ async fn a_name_of_the_catalogue_leads_to_the_file() {
     assert!(down.engine.get("borat", None, false).await.is_err());
 }
 
+/// Two ask for one file together and again as soon as they see its end: while the record of the
+/// download before is still being written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_asked_for_again_as_soon_as_it_is_there() {
+    let world = World::default();
+    let (up, down) = (peer(&world, CALM), peer(&world, CALM));
+    let link = up.share("again", &content(1000), Visibility::Link).await.to_string();
+    let hurry = |engine: Arc<Engine>, link: String| async move {
+        for _ in 0..50 {
+            let id = engine.get(&link, None, false).await.unwrap();
+            while engine.download(&id).unwrap().state != DownloadState::Done {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let two = [0, 1].map(|_| tokio::spawn(hurry(Arc::clone(&down.engine), link.clone())));
+    for one in two {
+        one.await.unwrap();
+    }
+    assert_eq!(down.engine.view().downloads.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_files_small_files_and_directories() {
     let world = World::default();

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{Engine, parse_id};
+use super::{Engine, State, parse_id};
 use crate::{
     peer::{
         link::{Content, LinkSecret, ShareLink},
@@ -125,7 +125,8 @@ impl Engine {
         self.settings.state.join("downloads").join(id)
     }
 
-    fn keep(&self, record: &Record) -> Result<(), PeerError> {
+    /// Under the engine's lock: a file of a record is written by one at a time, in their order.
+    fn keep(&self, _state: &State, record: &Record) -> Result<(), PeerError> {
         let dir = self.record_dir(&record.id);
         state_file::make_dir(&dir)?;
         state_file::save(&dir.join("record.json"), record)
@@ -134,8 +135,10 @@ impl Engine {
     /// Starts a download, unless it runs.
     fn begin(self: &Arc<Self>, mut record: Record) -> Result<(), PeerError> {
         let id = parse_id(&record.id)?;
-        let runs = self.state().downloads.get(&id).is_some_and(|download| download.task.is_some());
-        if runs {
+        // Held until the download has its place: another call may begin the same one, and one that
+        // is done at once looks for itself.
+        let mut state = self.state();
+        if state.downloads.get(&id).is_some_and(|download| download.task.is_some()) {
             return Ok(());
         }
         // What another run learned of it, and where it put what is there.
@@ -148,7 +151,7 @@ impl Engine {
         }
         record.paused = false;
         record.done = None;
-        self.keep(&record)?;
+        self.keep(&state, &record)?;
         let board = self.board(&record, DownloadState::Checking);
         let (tell, told) = mpsc::channel(64);
         let wish = Wish {
@@ -175,22 +178,16 @@ impl Engine {
             told,
         );
         let weak = Arc::downgrade(self);
-        // Held until the download has its place: one that is done at once looks for it.
-        let mut state = self.state();
+        state.numbers += 1;
+        let number = state.numbers;
         let task = tokio::spawn(async move {
             let outcome = run.await;
             if let Some(engine) = weak.upgrade() {
-                engine.handle_outcome(id, outcome);
+                engine.handle_outcome(id, number, outcome);
             }
         });
-        state.numbers += 1;
-        let download = Download {
-            number: state.numbers,
-            record,
-            board,
-            told: Some(tell),
-            task: Some(task.abort_handle()),
-        };
+        let download =
+            Download { number, record, board, told: Some(tell), task: Some(task.abort_handle()) };
         state.downloads.insert(id, download);
         drop(state);
         self.changed();
@@ -213,9 +210,12 @@ impl Engine {
         Board { view: Arc::new(Mutex::new(view)), changes: self.changes.clone() }
     }
 
-    fn handle_outcome(&self, id: FileId, outcome: Outcome) {
+    /// Of the run with this number; one that another run has followed changes nothing.
+    fn handle_outcome(&self, id: FileId, number: u64, outcome: Outcome) {
         let mut state = self.state();
-        let Some(download) = state.downloads.get_mut(&id) else { return };
+        let Some(download) = state.downloads.get_mut(&id).filter(|d| d.number == number) else {
+            return;
+        };
         download.task = None;
         download.told = None;
         match outcome {
@@ -234,13 +234,12 @@ impl Engine {
                 drop(view);
                 download.record.done = Some(path);
                 let record = download.record.clone();
-                drop(state);
                 let dir = self.record_dir(&record.id);
                 for name in ["bitmap", "hashes", "front"] {
                     // A single file has no front.
                     let _ = std::fs::remove_file(dir.join(name));
                 }
-                if let Err(error) = self.keep(&record) {
+                if let Err(error) = self.keep(&state, &record) {
                     log::warn!("{error}");
                 }
             }
@@ -256,6 +255,7 @@ impl Engine {
                 });
             }
         }
+        drop(state);
         self.changed();
     }
 
@@ -309,8 +309,7 @@ impl Engine {
             });
         }
         let record = download.record.clone();
-        drop(state);
-        self.keep(&record)
+        self.keep(&state, &record)
     }
 
     /// Goes on with a download that is paused or failed.
@@ -331,7 +330,8 @@ impl Engine {
     /// # Errors
     /// If there is no such download.
     pub fn remove(&self, id: &str) -> Result<(), PeerError> {
-        let gone = self.state().downloads.remove(&parse_id(id)?);
+        let mut state = self.state();
+        let gone = state.downloads.remove(&parse_id(id)?);
         let download = gone.ok_or_else(|| PeerError::NoSuch(id.to_owned()))?;
         let dir = self.record_dir(id);
         if let (None, Some(content)) = (&download.record.done, download.record.content) {
@@ -341,6 +341,7 @@ impl Engine {
             Part::open(&dir, &dest, id, name, content)?.discard();
         }
         std::fs::remove_dir_all(&dir).map_err(PeerError::system("removing", dir))?;
+        drop(state);
         self.changed();
         Ok(())
     }
