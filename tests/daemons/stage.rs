@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::RngExt;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -92,9 +93,14 @@ pub(crate) struct Stage {
     address: String,
 }
 
-/// A port nobody listens on, for the moment.
+/// A port nobody listens on, for the moment, and that no outgoing connection gets.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::rng().random_range(10_000..30_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Stage {

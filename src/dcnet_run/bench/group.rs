@@ -45,13 +45,9 @@ pub(super) struct Group {
     pub(super) jam: Arc<AtomicBool>,
 }
 
-/// Where clients listen: below the ports that systems give to outgoing connections, of which the
+/// Where parties listen: below the ports that systems give to outgoing connections, of which the
 /// parties have one each.
 const PORTS: Range<u16> = 10_000..30_000;
-
-async fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
-}
 
 /// The first of `count` ports that are free now.
 async fn free_ports(count: usize) -> anyhow::Result<u16> {
@@ -75,7 +71,7 @@ async fn free_ports(count: usize) -> anyhow::Result<u16> {
 impl Group {
     /// Makes the files, starts everybody, and waits for an interval with all.
     pub(super) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
-        let relay_port = free_port().await?;
+        let relay_port = free_ports(1).await?;
         let settings = Settings {
             cell_size: plan.cell,
             client_window: plan.window,

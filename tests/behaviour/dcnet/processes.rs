@@ -41,7 +41,7 @@ pub fn tool(name: &str, arguments: &[&str]) -> Command {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    free_ports(1)
 }
 
 /// So many free ports in a row, below those that outgoing connections get.
