@@ -169,9 +169,9 @@ fn pure_folders_stay_pure() {
 }
 
 #[test]
-fn unsafe_code_lives_in_capture_only() {
+fn unsafe_code_lives_in_capture_and_one_hint() {
     for (file, text) in sources() {
-        if file.starts_with("capture") {
+        if file.starts_with("capture") || file == Path::new("model/prefetch.rs") {
             continue;
         }
         for (number, line) in text.lines().enumerate() {
@@ -180,7 +180,7 @@ fn unsafe_code_lives_in_capture_only() {
                 !code.contains("unsafe {")
                     && !code.contains("unsafe fn")
                     && !code.contains("unsafe impl"),
-                "{}:{}: unsafe outside capture/",
+                "{}:{}: unsafe outside capture/ and model/prefetch.rs",
                 file.display(),
                 number + 1
             );

@@ -3,15 +3,11 @@
 //! In: a purpose and byte strings. Out: 32 bytes, a scalar, or a point nobody knows the logarithm
 //! of. Called by: proofs, identities, the pad keys and the history of [`crate::dcnet`].
 
-use ring::digest::{Algorithm, Context, SHA256, SHA512};
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use rand::Rng;
+use ring::digest::{Algorithm, Context, SHA256, SHA512};
 
-fn digest(
-    algorithm: &'static Algorithm,
-    purpose: &str,
-    parts: &[&[u8]],
-) -> ring::digest::Digest {
+fn digest(algorithm: &'static Algorithm, purpose: &str, parts: &[&[u8]]) -> ring::digest::Digest {
     let mut context = Context::new(algorithm);
     context.update(b"cepa dcnet ");
     context.update(purpose.as_bytes());

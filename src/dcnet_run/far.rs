@@ -23,13 +23,14 @@ type Said = (PartyRef, Rc<Link>, Vec<u8>);
 /// A queue in which everything stays for the same time.
 pub(super) struct Far {
     round_trip: Duration,
-    queue: RefCell<VecDeque<Said>>,
+    /// Each with the time when it is heard.
+    queue: RefCell<VecDeque<(Instant, Said)>>,
     due: mpsc::Sender<Instant>,
 }
 
 impl Far {
-    /// Starts a thread that waits: the runtime's timers are a millisecond wide. It gives a sign for
-    /// everything that is due.
+    /// Starts a thread that waits: the runtime's timers are a millisecond wide. It gives a sign when
+    /// something is due.
     pub(super) fn new(round_trip: Duration) -> (Rc<Self>, awaited::UnboundedReceiver<()>) {
         let (due, dues) = mpsc::channel::<Instant>();
         let (ripen, ripe) = awaited::unbounded_channel();
@@ -45,13 +46,26 @@ impl Far {
     }
 
     pub(super) fn push(&self, party: PartyRef, link: &Rc<Link>, plain: Vec<u8>) {
-        self.queue.borrow_mut().push_back((party, Rc::clone(link), plain));
-        // The thread waits as long as this queue is there.
-        let _ = self.due.send(Instant::now() + self.round_trip);
+        let (mut queue, due) = (self.queue.borrow_mut(), Instant::now() + self.round_trip);
+        if queue.is_empty() {
+            self.wait(due);
+        }
+        queue.push_back((due, (party, Rc::clone(link), plain)));
     }
 
-    /// What was said first.
+    /// What was said first, if it is due; to be called after a sign until there is none.
     pub(super) fn pop(&self) -> Option<Said> {
-        self.queue.borrow_mut().pop_front()
+        let mut queue = self.queue.borrow_mut();
+        let due = queue.front()?.0;
+        if due > Instant::now() {
+            self.wait(due);
+            return None;
+        }
+        queue.pop_front().map(|(_, said)| said)
+    }
+
+    fn wait(&self, due: Instant) {
+        // The thread waits as long as this queue is there.
+        let _ = self.due.send(due);
     }
 }

@@ -215,13 +215,14 @@ async fn read_messages(hub: &Shared, link: &Rc<Link>, party: PartyRef) -> anyhow
 /// Hands over what distant parties said.
 async fn hear_late(hub: Shared, far: Rc<Far>, mut ripe: UnboundedReceiver<()>) {
     while ripe.recv().await.is_some() {
-        let Some((party, link, plain)) = far.pop() else { continue };
-        if !hub.borrow().has_link(party, &link) {
-            continue;
-        }
-        if let Err(error) = handle_batch(&hub, party, &plain) {
-            log::info!("{party} is left out: {error:#}");
-            link.close();
+        while let Some((party, link, plain)) = far.pop() {
+            if !hub.borrow().has_link(party, &link) {
+                continue;
+            }
+            if let Err(error) = handle_batch(&hub, party, &plain) {
+                log::info!("{party} is left out: {error:#}");
+                link.close();
+            }
         }
     }
 }

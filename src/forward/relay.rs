@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     keys::{BackwardLayer, ForwardLayer, LinkTag, PairControl, PairKeys, RelayKeys},
-    model::{CELL_LEN, Cid, CircuitKey, Direction, DropReason},
+    model::{CELL_LEN, Cid, CircuitKey, Direction, DropReason, prefetch, prefetch_start},
     wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of, first_seq, set_cid},
 };
 
@@ -28,6 +28,9 @@ use crate::{
 const SEQ_END: u32 = PairControl::SEQ_BIT;
 /// Numbers kept back, so that none runs out between a batch's first packet and its last.
 const SEQ_MARGIN: u32 = 0x1_0000;
+
+/// Circuits whose rows no longer fit the processor's caches.
+const MANY: usize = 1_024;
 
 /// What to do with a cell.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +71,8 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-/// The link towards the exit.
+/// The link towards the exit; what a forward cell needs of it is at its start.
+#[repr(C)]
 struct OutLink {
     addr: SocketAddr,
     cid: Cid,
@@ -92,7 +96,7 @@ struct Row {
     create: Option<[u8; 32]>,
     next_seq: u32,
     next_control_seq: u32,
-    out: Option<Box<OutLink>>,
+    out: Option<OutLink>,
     last_active: Instant,
     cells: [u64; 2],
     packer: CircuitPacker,
@@ -116,6 +120,9 @@ impl Default for RelayTable {
 }
 
 impl RelayTable {
+    /// How many cells at a time [`Self::look_ahead`] is for.
+    pub const AHEAD: usize = 8;
+
     /// Adds a circuit that was created from `from` under `cid`.
     pub fn install(
         &mut self,
@@ -153,14 +160,14 @@ impl RelayTable {
     /// Extends a circuit by the link to `addr` under `cid`.
     pub fn extend(&mut self, key: CircuitKey, addr: SocketAddr, cid: Cid, pair: &PairKeys) {
         if let Some(row) = row_mut(&mut self.rows, key) {
-            row.out = Some(Box::new(OutLink {
+            row.out = Some(OutLink {
                 addr,
                 cid,
                 tag: LinkTag::new(pair),
                 pair: pair.clone(),
                 window: ReplayWindow::default(),
                 control_window: ReplayWindow::default(),
-            }));
+            });
             self.by_cid.insert(cid, (key, Direction::Backward));
         }
     }
@@ -193,6 +200,21 @@ impl RelayTable {
     /// Whether there is no circuit.
     pub fn is_empty(&self) -> bool {
         self.by_cid.is_empty()
+    }
+
+    /// Has the rows of the cells that come next fetched into the processor's caches, if there are so
+    /// many rows that they are not there: each is some thirty lines of memory, which arrive together
+    /// instead of one after the other.
+    pub fn look_ahead(&self, cells: &[[u8; CELL_LEN]]) {
+        if self.by_cid.len() < MANY {
+            return;
+        }
+        for cell in cells {
+            let Some(&(key, direction)) = self.by_cid.get(&cid_of(cell)) else { continue };
+            if let Some(row) = self.rows.get(key.index()).and_then(Option::as_deref) {
+                row.prefetch(direction, first_seq(cell));
+            }
+        }
     }
 
     /// Looks at one cell, changes it in place and says what to do with it.
@@ -284,6 +306,27 @@ impl RelayTable {
 }
 
 impl Row {
+    /// What [`Self::handle_forward`] or [`Self::handle_backward`] reads.
+    fn prefetch(&self, direction: Direction, seq: u32) {
+        match direction {
+            Direction::Forward => {
+                self.forward.prefetch();
+                self.window.prefetch(seq);
+                prefetch(&self.create);
+            }
+            Direction::Backward => {
+                prefetch(&self.backward);
+                prefetch(&self.in_tag);
+                prefetch(&self.next_seq);
+            }
+        }
+        prefetch(&self.in_addr);
+        prefetch(&self.in_cid);
+        prefetch(&self.last_active);
+        prefetch(&self.cells);
+        prefetch_start(&self.out);
+    }
+
     fn originate(
         &mut self,
         cell: &mut [u8; CELL_LEN],

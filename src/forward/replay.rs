@@ -5,6 +5,8 @@
 //! A sliding bitmap in the manner of RFC 6479: the window moves by whole words, so that no bits
 //! are shifted.
 
+use crate::model::prefetch;
+
 /// Words of the bitmap: one more than the window needs, because the newest word is partly ahead.
 const WORDS: usize = 33;
 const BITS: u32 = u64::BITS;
@@ -29,6 +31,12 @@ impl ReplayWindow {
     /// The newest number marked, if any.
     pub const fn newest(&self) -> Option<u32> {
         self.newest
+    }
+
+    /// Has what [`Self::is_fresh`] looks at fetched.
+    pub fn prefetch(&self, seq: u32) {
+        prefetch(&self.newest);
+        prefetch(&self.seen[word(seq)]);
     }
 
     /// Whether `seq` is neither seen nor too old. Marks nothing: the cell is not authenticated yet.

@@ -15,7 +15,9 @@ use super::{
     aead::{BadTag, CounterAead, counter_nonce},
     stream::{BlocksAhead, chacha_block},
 };
-use crate::model::{BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN};
+use crate::model::{
+    BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN, prefetch,
+};
 
 /// Where the sealed part of a forward cell starts.
 const SEALED_AT: usize = CID_LEN + SLOT_LEN;
@@ -35,6 +37,12 @@ impl ForwardLayer {
             aead: CounterAead::new(keys.suite, &keys.fwd_aead, keys.fwd_salt),
             fill: BlocksAhead::new(&keys.fwd_fill),
         }
+    }
+
+    /// Has the keys fetched that [`Self::peel`] works with.
+    pub fn prefetch(&self) {
+        prefetch(&self.aead);
+        self.fill.prefetch();
     }
 
     /// Opens the cell in place, shifts the slots and appends the filler; bytes 16.. are then those

@@ -17,7 +17,7 @@ use chacha20::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::model::Suite;
+use crate::model::{Suite, prefetch, prefetch_start};
 
 /// An expanded stream key; the counter block is a 96-bit nonce and a 32-bit block number from 0.
 pub(super) enum StreamKey {
@@ -74,12 +74,15 @@ const AHEAD: u32 = 8;
 
 /// The first `BLOCKS` keystream blocks of each counter, for counters that mostly follow each other.
 ///
-/// Those of the next eight are computed together: the processor works on several blocks at once, and
-/// a call for one or two of them is mostly set-up.
+/// Behind a counter that follows the one before, those of eight are computed together: the processor
+/// works on several blocks at once, and a call for one or two of them is mostly set-up. A counter that
+/// follows none may be alone, as on a circuit with a cell now and then.
 pub(super) struct BlocksAhead<const BLOCKS: usize> {
     key: Aes128Enc,
-    /// The counter of the first blocks that are ready; none before the first call.
-    first: Option<u32>,
+    /// The counter of the first blocks that are ready.
+    first: u32,
+    /// Of how many counters they are ready.
+    count: u32,
     ready: [[Block; BLOCKS]; AHEAD as usize],
 }
 
@@ -89,7 +92,15 @@ impl<const BLOCKS: usize> BlocksAhead<BLOCKS> {
         let Ok(key) = Aes128Enc::new_from_slice(key) else {
             unreachable!("an AES-128 key has 16 bytes")
         };
-        Self { key, first: None, ready: [[Block::default(); BLOCKS]; AHEAD as usize] }
+        let ready = [[Block::default(); BLOCKS]; AHEAD as usize];
+        Self { key, first: 0, count: 0, ready }
+    }
+
+    /// Has what the next call reads fetched.
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.key);
+        prefetch(&self.first);
+        prefetch_start(&self.ready);
     }
 
     /// The blocks of `seq`; `input(seq, number)` is what AES makes the block `number` of.
@@ -98,20 +109,20 @@ impl<const BLOCKS: usize> BlocksAhead<BLOCKS> {
         seq: u32,
         input: impl Fn(u32, u32) -> [u8; 16],
     ) -> &[Block; BLOCKS] {
-        let ahead = match self.first {
-            Some(first) if seq.wrapping_sub(first) < AHEAD => seq.wrapping_sub(first),
-            _ => {
-                for (next, blocks) in (0u32..).zip(&mut self.ready) {
-                    for (number, block) in (0u32..).zip(blocks) {
-                        *block = input(seq.wrapping_add(next), number).into();
-                    }
-                }
-                self.key.encrypt_blocks(self.ready.as_flattened_mut());
-                self.first = Some(seq);
-                0
+        let ahead = seq.wrapping_sub(self.first);
+        if ahead < self.count {
+            return &self.ready[ahead as usize];
+        }
+        self.count = if ahead == self.count { AHEAD } else { 1 };
+        self.first = seq;
+        let fresh = &mut self.ready[..self.count as usize];
+        for (next, blocks) in (0u32..).zip(&mut *fresh) {
+            for (number, block) in (0u32..).zip(blocks) {
+                *block = input(seq.wrapping_add(next), number).into();
             }
-        };
-        &self.ready[ahead as usize]
+        }
+        self.key.encrypt_blocks(fresh.as_flattened_mut());
+        &self.ready[0]
     }
 }
 

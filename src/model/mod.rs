@@ -12,6 +12,7 @@ mod hop;
 mod kind;
 mod node_id;
 mod packet_batch;
+mod prefetch;
 mod role;
 mod suite;
 
@@ -25,5 +26,6 @@ pub use hop::Hop;
 pub use kind::{BodyKind, DestroyReason, Direction};
 pub use node_id::{NodeId, ParseNodeIdError};
 pub use packet_batch::PacketBatch;
+pub use prefetch::{prefetch, prefetch_start};
 pub use role::Role;
 pub use suite::Suite;

@@ -14,7 +14,7 @@ use super::{Onward, Relay};
 use crate::{
     capture::udp::Message,
     directory::check_probe,
-    forward::{Verdict, ecn},
+    forward::{RelayTable, Verdict, ecn},
     model::{BodyKind, CELL_LEN, Cid, CircuitKey, DropReason},
     wire::{BodyHeader, Probe, body_mut, body_ref, cid_of},
 };
@@ -45,7 +45,12 @@ impl Relay {
         self.link.traffic.cells_in += cells.len() as u64;
         // The run at the start of what is left: cells handled, and all for one neighbour or none.
         let (mut left, mut run, mut goes) = (cells, 0, None);
-        while let Some(cell) = left.get_mut(run) {
+        for number in 0..left.len() {
+            if number % RelayTable::AHEAD == 0 {
+                let end = left.len().min(run + RelayTable::AHEAD);
+                self.table.look_ahead(&left[run..end]);
+            }
+            let cell = &mut left[run];
             let next = self.handle_cell(now, from, (waited, came_marked), cell);
             if next != goes {
                 let (done, rest) = std::mem::take(&mut left).split_at_mut(run);
