@@ -70,8 +70,11 @@ pub(super) fn summary(report: &Report) -> String {
     for promise in report.promises.iter().filter(|promise| !promise.kept) {
         let _ = writeln!(text, "  FAIL {}: {}", promise.scenario, promise.name);
     }
-    let _ = writeln!(text, "Captures: {}", report.captures.display());
-    let _ = writeln!(text, "Logs:     {}", report.logs.display());
+    for (what, place) in [("Captures: ", &report.captures), ("Logs:     ", &report.logs)] {
+        if let Some(place) = place {
+            let _ = writeln!(text, "{what}{}", place.display());
+        }
+    }
     text
 }
 

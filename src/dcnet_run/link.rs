@@ -37,12 +37,19 @@ const PENDING_MAX: usize = 32 * 1024 * 1024;
 const READ: usize = 8 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// What was read and is not a whole message yet; its room stays, so that no read has to clear it.
+#[derive(Default)]
+struct Inbox {
+    room: Vec<u8>,
+    filled: usize,
+}
+
 /// A link after its handshake.
 pub struct Link {
     stream: TcpStream,
     transport: RefCell<TransportState>,
     pending: RefCell<Vec<u8>>,
-    inbox: RefCell<Vec<u8>>,
+    inbox: RefCell<Inbox>,
     wake: Notify,
     closed: Cell<bool>,
     /// Bytes received and sent.
@@ -227,29 +234,32 @@ impl Link {
     /// the runtime is told so, and does not ask again until more came.
     fn read_some(&self) -> io::Result<usize> {
         let mut inbox = self.inbox.borrow_mut();
-        let at = inbox.len();
-        inbox.resize(at + READ, 0);
+        let Inbox { room, filled } = &mut *inbox;
+        if room.len() < *filled + READ {
+            room.resize(*filled + READ, 0);
+        }
+        let free = &mut room[*filled..*filled + READ];
         let mut count = Err(io::ErrorKind::WouldBlock.into());
         let _ = self.stream.try_io(Interest::READABLE, || {
-            count = (&*SockRef::from(&self.stream)).read(&mut inbox[at..]);
+            count = (&*SockRef::from(&self.stream)).read(free);
             match count {
                 Ok(READ) => Ok(()),
                 _ => Err(io::ErrorKind::WouldBlock.into()),
             }
         });
-        inbox.truncate(at + *count.as_ref().unwrap_or(&0));
+        *filled += *count.as_ref().unwrap_or(&0);
         count
     }
 
     /// Decrypts whole Noise messages; whether there was one.
     fn open_inbox(&self, plain: &mut Vec<u8>) -> anyhow::Result<bool> {
         let mut inbox = self.inbox.borrow_mut();
-        let mut at = 0;
-        let mut any = false;
+        let Inbox { room, filled } = &mut *inbox;
+        let (mut at, mut any) = (0, false);
         let mut transport = self.transport.borrow_mut();
-        while let Some(head) = inbox.get(at..at + 2) {
-            let len = usize::from(u16::from_be_bytes([head[0], head[1]]));
-            let Some(sealed) = inbox.get(at + 2..at + 2 + len) else { break };
+        while let Some((head, rest)) = room[at..*filled].split_first_chunk() {
+            let len = usize::from(u16::from_be_bytes(*head));
+            let Some(sealed) = rest.get(..len) else { break };
             let start = plain.len();
             plain.resize(start + len, 0);
             let count = transport
@@ -259,7 +269,8 @@ impl Link {
             at += 2 + len;
             any = true;
         }
-        inbox.drain(..at);
+        room.copy_within(at..*filled, 0);
+        *filled -= at;
         Ok(any)
     }
 }

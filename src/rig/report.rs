@@ -44,10 +44,12 @@ pub struct Report {
     pub run: String,
     /// Whether every promise is kept.
     pub kept: bool,
-    /// Where the captures are.
-    pub captures: PathBuf,
-    /// Where logs are.
-    pub logs: PathBuf,
+    /// Where the captures are, if the rig made them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captures: Option<PathBuf>,
+    /// Where logs are, if they are on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logs: Option<PathBuf>,
     /// The path whose cables were captured, from sender to receiver.
     pub path: Vec<View>,
     /// What each party saw of the files between peers.
@@ -63,8 +65,8 @@ impl Report {
         Self {
             run: run.id.clone(),
             kept: false,
-            captures,
-            logs: run.dir.clone(),
+            captures: Some(captures),
+            logs: Some(run.dir.clone()),
             path: Vec::new(),
             parties: Vec::new(),
             promises: Vec::new(),
