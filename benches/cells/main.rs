@@ -38,13 +38,15 @@ struct Baseline {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     if let [flag, name, runs] = &words[..]
-        && flag == "--run"
+        && matches!(&flag[..], "--run" | "--prepare")
     {
         let (_, make) = OPERATIONS.iter().find(|(known, _)| known == name).expect("a known name");
         let mut operation = make();
         for _ in 0..runs.parse().expect("a count") {
             operation.prepare();
-            operation.run();
+            if flag == "--run" {
+                operation.run();
+            }
         }
         return;
     }
