@@ -29,7 +29,7 @@ const SEQ_END: u32 = PairControl::SEQ_BIT;
 /// Numbers kept back, so that none runs out between a batch's first packet and its last.
 const SEQ_MARGIN: u32 = 0x1_0000;
 
-/// Circuits whose rows no longer fit the processor's caches.
+/// Ids of links, two for a circuit that goes on, from which on the rows no longer fit the caches.
 const MANY: usize = 1_024;
 
 /// What to do with a cell.
