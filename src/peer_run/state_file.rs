@@ -7,6 +7,7 @@ use std::{
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,9 +24,12 @@ pub(super) fn make_dir(path: &Path) -> Result<(), PeerError> {
         .map_err(PeerError::system("making", path))
 }
 
-/// Replaces a file in one step.
+/// Replaces a file in one step. Of several who do so at once the last one stays: each writes to a
+/// name of its own first.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), PeerError> {
-    let fresh = path.with_added_extension("new");
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let fresh = path.with_added_extension(format!("{number}.new"));
     let write = || {
         let _ = fs::remove_file(&fresh);
         let mut file =
@@ -33,7 +37,10 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), PeerError> {
         file.write_all(bytes)?;
         fs::rename(&fresh, path)
     };
-    write().map_err(PeerError::system("writing", path))
+    write().map_err(|error| {
+        let _ = fs::remove_file(&fresh);
+        PeerError::system("writing", path)(error)
+    })
 }
 
 /// Writes a value as JSON.

@@ -145,6 +145,23 @@ async fn a_file_is_asked_for_again_as_soon_as_it_is_there() {
     assert_eq!(down.engine.view().downloads.len(), 1);
 }
 
+/// Two share one file at the same moment: each gets the link, and the share survives a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_shared_twice_at_once() {
+    let world = World::default();
+    let up = peer(&world, CALM);
+    let path = up.folder.path().join("twice");
+    fs::write(&path, content(1000)).unwrap();
+    for _ in 0..50 {
+        let share = || up.engine.share(&path, Visibility::Link);
+        let (one, two) = tokio::join!(share(), share());
+        assert_eq!(one.unwrap().0.link().id(), two.unwrap().0.link().id());
+    }
+    let (network, events) = world.join(CALM);
+    let again = Engine::start(settings(up.folder.path()), network, events, true).unwrap();
+    assert_eq!(again.view().shares.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_files_small_files_and_directories() {
     let world = World::default();
