@@ -2,16 +2,19 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rand::RngExt;
 use serde_json::Value;
 use tempfile::TempDir;
+
+#[path = "../ports/mod.rs"]
+mod ports;
+
+pub(crate) use ports::free_port;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cepa");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,16 +94,6 @@ pub(crate) struct Stage {
     pub(crate) link: String,
     pub(crate) controller: Option<Daemon>,
     address: String,
-}
-
-/// A port nobody listens on, for the moment, and that no outgoing connection gets.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let port = rand::rng().random_range(10_000..30_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 impl Stage {

@@ -11,8 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::RngExt;
 use serde_json::Value;
+
+#[path = "../../ports/mod.rs"]
+mod ports;
+
+pub(crate) use ports::{free_port, free_ports};
 
 /// Processes that end with the test.
 #[derive(Default)]
@@ -38,23 +42,6 @@ pub fn tool(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
     command.args(arguments).env_remove("http_proxy").env_remove("all_proxy");
     command
-}
-
-pub fn free_port() -> u16 {
-    free_ports(1)
-}
-
-/// So many free ports in a row, below those that outgoing connections get.
-pub fn free_ports(count: u16) -> u16 {
-    'again: loop {
-        let first = rand::rng().random_range(10_000..30_000 - count);
-        for port in first..first + count {
-            if TcpListener::bind(("127.0.0.1", port)).is_err() {
-                continue 'again;
-            }
-        }
-        return first;
-    }
 }
 
 pub fn quiet(command: &mut Command) -> Child {
