@@ -3,7 +3,12 @@
 //! In: a party's secrets, local connections. Out: bytes for them, through the DC-net; a link that is
 //! opened again when it breaks. Called by: `cepa dcnet client`.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use curve25519_dalek::Scalar;
 use tokio::{
@@ -23,8 +28,8 @@ use crate::{
     dcnet_run::{
         dial::accept,
         keeper::Keeper,
-        link::Link,
         party::{PAUSE, Secrets, each_message, receive_loop, report_end},
+        party_link::PartyLink,
         pipe::{self, Hooks, Pipe},
     },
 };
@@ -36,10 +41,18 @@ struct ClientHub {
     state: u64,
     /// The file says that the pseudonym may speak in the sets there are now.
     may_speak: bool,
-    link: Option<Rc<Link>>,
-    pipes: HashMap<u32, Rc<Pipe>>,
+    pipes: HashMap<u32, Arc<Pipe>>,
     joined: Instant,
-    out: Vec<u8>,
+}
+
+/// Of the thread that has the link, and of the one with the local connections.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<ClientHub>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, ClientHub> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ClientHub {
@@ -51,14 +64,9 @@ impl ClientHub {
         self.client.rejoin(member, &mut rand::rng());
     }
 
-    /// Hands over what the core has for the link first, and then what only this client has: how
+    /// Hands over what only this client has, once what the core has for the link has left: how
     /// long that takes depends on whose slot it was, and the relay must not see it.
-    fn drain(&mut self) -> Result<(), DcnetError> {
-        self.client.poll_transmit(&mut self.out);
-        if let Some(link) = &self.link {
-            link.send(&self.out);
-        }
-        self.out.clear();
+    fn settle(&mut self) -> Result<(), DcnetError> {
         self.client.settle(&mut rand::rng());
         while let Some(event) = self.client.poll_event() {
             match event {
@@ -123,44 +131,44 @@ impl ClientHub {
 }
 
 struct LocalHooks {
-    hub: Rc<RefCell<ClientHub>>,
+    hub: Shared,
     conn: u32,
 }
 
 impl Hooks for LocalHooks {
     fn room(&self) -> usize {
-        self.hub.borrow().client.mux.room(self.conn)
+        self.hub.lock().client.mux.room(self.conn)
     }
 
     fn data(&self, bytes: &[u8]) {
-        let mut hub = self.hub.borrow_mut();
+        let mut hub = self.hub.lock();
         hub.client.mux.write(self.conn, bytes);
         hub.client.settle(&mut rand::rng());
     }
 
     fn close(&self) {
-        let mut hub = self.hub.borrow_mut();
+        let mut hub = self.hub.lock();
         hub.client.mux.close(self.conn);
         hub.client.settle(&mut rand::rng());
     }
 
     fn stop(&self) {
-        let mut hub = self.hub.borrow_mut();
+        let mut hub = self.hub.lock();
         hub.client.mux.stop(self.conn);
         hub.client.settle(&mut rand::rng());
     }
 
     fn consumed(&self, bytes: usize) {
-        self.hub.borrow_mut().client.mux.consumed(self.conn, bytes);
+        self.hub.lock().client.mux.consumed(self.conn, bytes);
     }
 }
 
 /// Before a connection is opened, the file says in which sets it may speak. Another thread writes
 /// it, as the relay is not to see from late answers who does that.
-async fn may_speak(hub: &Rc<RefCell<ClientHub>>) -> anyhow::Result<()> {
+async fn may_speak(hub: &Shared) -> anyhow::Result<()> {
     loop {
         let (keeper, state, memory) = {
-            let mut hub = hub.borrow_mut();
+            let mut hub = hub.lock();
             if hub.may_speak {
                 return Ok(());
             }
@@ -168,32 +176,45 @@ async fn may_speak(hub: &Rc<RefCell<ClientHub>>) -> anyhow::Result<()> {
             (Arc::clone(&hub.keeper), hub.state, hub.client.memory(true))
         };
         spawn_blocking(move || keeper.keep(state, &memory)).await??;
-        let mut hub = hub.borrow_mut();
+        let mut hub = hub.lock();
         // An interval may have begun meanwhile.
         hub.may_speak |= hub.state == state;
     }
 }
 
-async fn accept_locals(listener: TcpListener, hub: Rc<RefCell<ClientHub>>) {
+async fn accept_locals(listener: TcpListener, hub: Shared) {
     loop {
         let (stream, _) = accept(&listener, "a local connection").await;
         if let Err(error) = may_speak(&hub).await {
             log::error!("a local connection was closed: {error:#}");
             continue;
         }
-        let Some(conn) = hub.borrow_mut().client.open() else {
+        let Some(conn) = hub.lock().client.open() else {
             log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
             continue;
         };
-        let pipe = Rc::new(Pipe::default());
-        hub.borrow_mut().pipes.insert(conn, Rc::clone(&pipe));
-        let hooks = Rc::new(LocalHooks { hub: Rc::clone(&hub), conn });
-        let hub = Rc::clone(&hub);
+        let pipe = Arc::new(Pipe::default());
+        hub.lock().pipes.insert(conn, Arc::clone(&pipe));
+        let hooks = Rc::new(LocalHooks { hub: hub.clone(), conn });
+        let hub = hub.clone();
         spawn_local(async move {
             pipe::run(stream, pipe, hooks).await;
-            hub.borrow_mut().pipes.remove(&conn);
+            hub.lock().pipes.remove(&conn);
         });
     }
+}
+
+/// Answers the relay until the link ends. Waits: for a thread of its own.
+fn serve(hub: &Shared, link: PartyLink) -> anyhow::Result<()> {
+    let mut out = Vec::new();
+    receive_loop(link, |link, plain| {
+        let mut hub = hub.lock();
+        each_message(plain, |kind, body| hub.client.handle_message(kind, body, &mut rand::rng()))?;
+        hub.client.poll_transmit(&mut out);
+        link.send(&out)?;
+        out.clear();
+        Ok(hub.settle()?)
+    })
 }
 
 /// Runs a client; links that break are opened again, with new connections.
@@ -209,40 +230,23 @@ pub async fn run_client(
 ) -> anyhow::Result<()> {
     let mut client = Client::new(secrets.member(), slot, pseudonym, &mut rand::rng());
     client.recall(keeper.load()?);
-    let hub = Rc::new(RefCell::new(ClientHub {
+    let hub = Shared(Arc::new(Mutex::new(ClientHub {
         client,
         keeper: Arc::new(keeper),
         state: 0,
         may_speak: false,
-        link: None,
         pipes: HashMap::new(),
         joined: Instant::now(),
-        out: Vec::new(),
-    }));
-    spawn_local(accept_locals(listener, Rc::clone(&hub)));
+    })));
+    spawn_local(accept_locals(listener, hub.clone()));
     loop {
-        let nonce = hub.borrow().client.member.nonce;
+        let nonce = hub.lock().client.member.nonce;
         let link = secrets.link(nonce).await?;
-        {
-            let mut hub = hub.borrow_mut();
-            hub.link = Some(Rc::clone(&link));
-            hub.joined = Instant::now();
-        }
+        hub.lock().joined = Instant::now();
         log::info!("{} has its link to the relay", secrets.me);
-        let ended = receive_loop(link, |plain| {
-            let mut hub = hub.borrow_mut();
-            each_message(plain, |kind, body| {
-                hub.client.handle_message(kind, body, &mut rand::rng())
-            })?;
-            hub.drain()
-        })
-        .await;
-        report_end(ended)?;
-        {
-            let mut hub = hub.borrow_mut();
-            hub.link = None;
-            hub.rejoin(secrets.member());
-        }
+        let serving = hub.clone();
+        report_end(spawn_blocking(move || serve(&serving, link)).await?)?;
+        hub.lock().rejoin(secrets.member());
         sleep(PAUSE).await;
     }
 }

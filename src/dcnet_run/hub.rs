@@ -32,7 +32,8 @@ use crate::{
     dcnet_run::{
         dial::accept,
         far::Far,
-        link::{HELLO, Link},
+        link::Link,
+        noise::HELLO,
         party::each_message,
         pipe::{self, Hooks, Pipe},
     },
@@ -67,7 +68,7 @@ pub struct Hub {
     links: BTreeMap<PartyRef, Rc<Link>>,
     clients: Vec<PartyRef>,
     pending: BTreeMap<PartyRef, Vec<u8>>,
-    pipes: HashMap<(u16, u32), Rc<Pipe>>,
+    pipes: HashMap<(u16, u32), Arc<Pipe>>,
     /// Holds back what parties say, in benches of distant groups.
     far: Option<Rc<Far>>,
     timer: Rc<Notify>,
@@ -273,17 +274,17 @@ impl Hooks for ExitHooks {
 }
 
 /// One connection behind the relay.
-async fn exit_connection(hub: Shared, slot: u16, conn: u32, pipe: Rc<Pipe>, exit: String) {
+async fn exit_connection(hub: Shared, slot: u16, conn: u32, pipe: Arc<Pipe>, exit: String) {
     let hooks = Rc::new(ExitHooks { hub: Rc::clone(&hub), slot, conn });
     match TcpStream::connect(&exit).await {
-        Ok(stream) => pipe::run(stream, Rc::clone(&pipe), hooks).await,
+        Ok(stream) => pipe::run(stream, Arc::clone(&pipe), hooks).await,
         Err(error) => {
             log::warn!("the exit {exit} cannot be reached: {error}");
             hooks.stop();
         }
     }
     let mut hub = hub.borrow_mut();
-    if hub.pipes.get(&(slot, conn)).is_some_and(|current| Rc::ptr_eq(current, &pipe)) {
+    if hub.pipes.get(&(slot, conn)).is_some_and(|current| Arc::ptr_eq(current, &pipe)) {
         hub.pipes.remove(&(slot, conn));
     }
 }
@@ -356,8 +357,8 @@ impl Hub {
     fn handle_event(&mut self, event: RelayEvent, shared: &Shared) {
         match event {
             RelayEvent::Exit(slot, MuxEvent::Open(conn)) => {
-                let pipe = Rc::new(Pipe::default());
-                self.pipes.insert((slot, conn), Rc::clone(&pipe));
+                let pipe = Arc::new(Pipe::default());
+                self.pipes.insert((slot, conn), Arc::clone(&pipe));
                 let (hub, exit) = (Rc::clone(shared), self.exit.clone());
                 spawn_local(exit_connection(hub, slot, conn, pipe, exit));
             }

@@ -3,9 +3,13 @@
 //! In: a client's secrets. Out: disrupted rounds, until a verdict ends its link.
 //! Called by: the bench.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rand::Rng;
+use tokio::task::spawn_blocking;
 
 use crate::{
     dcnet::{
@@ -13,11 +17,7 @@ use crate::{
         member::{self, CHECK_EVERY, Chain},
         message::{self, Share, kind},
     },
-    dcnet_run::{
-        dial::dial,
-        link::{HELLO, Link},
-        party::Secrets,
-    },
+    dcnet_run::{party::Secrets, party_link::PartyLink},
 };
 
 /// Joins, behaves until told to jam, and jams from then on; ends with its link.
@@ -28,23 +28,27 @@ pub async fn run(
     secrets: Secrets,
     slot: u16,
     pseudonym: zeroize::Zeroizing<curve25519_dalek::Scalar>,
-    jam: Arc<std::sync::atomic::AtomicBool>,
+    jam: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let member = secrets.member();
-    let relay = &secrets.group.system.relay;
-    let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
-    let mut hello = [0; HELLO];
-    hello[..16].copy_from_slice(&member.nonce);
-    hello[16..].copy_from_slice(&secrets.group.session.session_id.0);
-    let link = Link::open(stream, &secrets.identity, secrets.group.relay, &hello).await?;
-    let mut client = Client::new(member, slot, pseudonym, &mut rand::rng());
+    let link = secrets.link(member.nonce).await?;
+    let client = Client::new(member, slot, pseudonym, &mut rand::rng());
+    spawn_blocking(move || bend(&secrets, link, client, &jam)).await?
+}
+
+fn bend(
+    secrets: &Secrets,
+    mut link: PartyLink,
+    mut client: Client,
+    jam: &AtomicBool,
+) -> anyhow::Result<()> {
     // Of the interval that runs, and of the one that is prepared meanwhile.
     let (mut hash, mut chain, mut number) = ([0; 32], Chain([0; 32]), 0);
     let mut prepared = hash;
     let cell_size = secrets.group.system.settings.cell_size;
     let mut plain = Vec::new();
     loop {
-        link.receive(&mut plain).await?;
+        link.receive(&mut plain)?;
         let mut rest = plain.as_slice();
         while let Some((what, body, used)) = message::next_frame(rest)? {
             if what == kind::INTERVAL {
@@ -69,7 +73,7 @@ pub async fn run(
                     }
                     let mut cell = share.slot.as_ref().map(|(_, cell)| cell.to_vec());
                     if let Some(cell) = &mut cell
-                        && jam.load(std::sync::atomic::Ordering::Relaxed)
+                        && jam.load(Ordering::Relaxed)
                     {
                         rand::rng().fill_bytes(&mut cell[..16]);
                     }
@@ -89,6 +93,6 @@ pub async fn run(
                 _ => message::frame(&mut out, what, &[body]),
             }
         }
-        link.send(&out);
+        link.send(&out)?;
     }
 }

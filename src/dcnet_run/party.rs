@@ -4,7 +4,6 @@
 //! Called by: `cepa dcnet trustee`, the client's program, the bench's jammer.
 
 use std::{
-    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,7 +26,8 @@ use crate::{
     dcnet_run::{
         dial::dial,
         keeper::{Keeper, unix_time},
-        link::{HELLO, Link},
+        noise::HELLO,
+        party_link::PartyLink,
     },
 };
 
@@ -60,25 +60,25 @@ impl Secrets {
         )
     }
 
-    pub(super) async fn link(&self, nonce: Nonce) -> anyhow::Result<Rc<Link>> {
+    pub(super) async fn link(&self, nonce: Nonce) -> anyhow::Result<PartyLink> {
         let relay = &self.group.system.relay;
         let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
         let mut hello = [0; HELLO];
         hello[..16].copy_from_slice(&nonce);
         hello[16..].copy_from_slice(&self.group.session.session_id.0);
-        Ok(Rc::new(Link::open(stream, &self.identity, self.group.relay, &hello).await?))
+        PartyLink::open(stream, &self.identity, self.group.relay, &hello).await
     }
 }
 
-/// Hands each plaintext over, until the link ends.
-pub(super) async fn receive_loop(
-    link: Rc<Link>,
-    mut handle: impl FnMut(&[u8]) -> Result<(), DcnetError>,
+/// Hands each plaintext over, until the link ends. Waits: for a thread of its own.
+pub(super) fn receive_loop(
+    mut link: PartyLink,
+    mut handle: impl FnMut(&mut PartyLink, &[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut plain = Vec::new();
     loop {
-        link.receive(&mut plain).await?;
-        handle(&plain)?;
+        link.receive(&mut plain)?;
+        handle(&mut link, &plain)?;
         plain.clear();
     }
 }
@@ -108,29 +108,37 @@ pub async fn run_trustee(secrets: Secrets, keeper: Keeper) -> anyhow::Result<()>
     loop {
         let link = secrets.link(trustee.member.nonce).await?;
         log::info!("{} has its link to the relay", secrets.me);
-        let sending = Rc::clone(&link);
-        let mut out = Vec::new();
-        let ended = receive_loop(link, |plain| {
-            each_message(plain, |kind, body| {
-                trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
-            })?;
-            if let Some(memory) = trustee.poll_memory(Instant::now(), unix_time()) {
-                state += 1;
-                keeper.keep(state, &memory)?;
-            }
-            trustee.poll_transmit(&mut out);
-            sending.send(&out);
-            out.clear();
-            while let Some(blamed) = trustee.poll_verdict() {
-                log::warn!("checked the verdict of a trial: {blamed}");
-            }
-            Ok(())
-        })
-        .await;
+        // Nothing else runs here while the trustee waits for its relay.
+        let ended = serve_trustee(&mut trustee, link, &keeper, &mut state);
         report_end(ended)?;
         sleep(PAUSE).await;
         trustee.rejoin(secrets.member());
     }
+}
+
+fn serve_trustee(
+    trustee: &mut Trustee,
+    link: PartyLink,
+    keeper: &Keeper,
+    state: &mut u64,
+) -> anyhow::Result<()> {
+    let mut out = Vec::new();
+    receive_loop(link, |link, plain| {
+        each_message(plain, |kind, body| {
+            trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
+        })?;
+        if let Some(memory) = trustee.poll_memory(Instant::now(), unix_time()) {
+            *state += 1;
+            keeper.keep(*state, &memory)?;
+        }
+        trustee.poll_transmit(&mut out);
+        link.send(&out)?;
+        out.clear();
+        while let Some(blamed) = trustee.poll_verdict() {
+            log::warn!("checked the verdict of a trial: {blamed}");
+        }
+        Ok(())
+    })
 }
 
 /// Why a link ended, for the log.

@@ -4,11 +4,14 @@
 //! is room for. Called by: the client and relay programs.
 
 use std::{
-    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     net::Shutdown,
-    rc::{Rc, Weak},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,14 +35,19 @@ pub trait Hooks {
     fn consumed(&self, bytes: usize);
 }
 
-/// The core's side of a pipe.
+/// The core's side of a pipe, which may be in another thread than the socket's.
 #[derive(Default)]
 pub struct Pipe {
-    stream: RefCell<Weak<TcpStream>>,
-    queue: RefCell<VecDeque<u8>>,
-    ended: Cell<bool>,
-    stopped: Cell<bool>,
+    waiting: Mutex<Waiting>,
+    ended: AtomicBool,
+    stopped: AtomicBool,
     wake: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    stream: Weak<TcpStream>,
+    queue: VecDeque<u8>,
 }
 
 impl Pipe {
@@ -47,26 +55,30 @@ impl Pipe {
     /// [`Hooks::consumed`] is not told.
     #[must_use]
     pub fn push(&self, bytes: &[u8]) -> usize {
-        let mut queue = self.queue.borrow_mut();
+        let mut waiting = self.lock();
         // What waits goes first; an error shows when the connection is looked at.
-        let stream = self.stream.borrow().upgrade().filter(|_| queue.is_empty());
+        let stream = waiting.stream.upgrade().filter(|_| waiting.queue.is_empty());
         let taken = stream.map_or(0, |stream| stream.try_write(bytes).unwrap_or(0));
         if taken < bytes.len() {
-            queue.extend(&bytes[taken..]);
+            waiting.queue.extend(&bytes[taken..]);
             self.wake.notify_one();
         }
         taken
     }
 
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// No more bytes will come.
     pub fn end(&self) {
-        self.ended.set(true);
+        self.ended.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
     /// The other end is gone: what waits is dropped.
     pub fn stop(&self) {
-        self.stopped.set(true);
+        self.stopped.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
@@ -77,15 +89,16 @@ impl Pipe {
 
     fn write(&self, stream: &TcpStream, hooks: &dyn Hooks) -> io::Result<()> {
         loop {
-            let mut queue = self.queue.borrow_mut();
-            let (first, _) = queue.as_slices();
+            let mut waiting = self.lock();
+            let (first, _) = waiting.queue.as_slices();
             if first.is_empty() {
                 return Ok(());
             }
             match stream.try_write(first) {
                 Ok(count) => {
-                    queue.drain(..count);
-                    drop(queue);
+                    waiting.queue.drain(..count);
+                    // The core may hold its own lock while it pushes.
+                    drop(waiting);
                     hooks.consumed(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -96,16 +109,18 @@ impl Pipe {
 }
 
 /// Runs a connection until both directions have ended.
-pub async fn run(stream: TcpStream, pipe: Rc<Pipe>, hooks: Rc<dyn Hooks>) {
+pub async fn run(stream: TcpStream, pipe: Arc<Pipe>, hooks: Rc<dyn Hooks>) {
     let _ = stream.set_nodelay(true);
-    let stream = Rc::new(stream);
-    *pipe.stream.borrow_mut() = Rc::downgrade(&stream);
+    let stream = Arc::new(stream);
+    pipe.lock().stream = Arc::downgrade(&stream);
     let mut buffer = vec![0; 16 * 1024];
     let (mut reading, mut writing) = (true, true);
-    while (reading || writing) && !pipe.stopped.get() {
+    while (reading || writing) && !pipe.stopped.load(Ordering::Acquire) {
         let room = hooks.room().min(buffer.len());
-        let waiting = writing && !pipe.queue.borrow().is_empty();
-        if writing && !waiting && pipe.ended.get() {
+        // Asked first: what was pushed before the end is seen to wait.
+        let ended = pipe.ended.load(Ordering::Acquire);
+        let waiting = writing && !pipe.lock().queue.is_empty();
+        if writing && !waiting && ended {
             writing = false;
             let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
             continue;
