@@ -9,14 +9,17 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    io,
     rc::Rc,
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc as awaited;
+use tokio::sync::Notify;
 
-use crate::{dcnet::member::PartyRef, dcnet_run::link::Link};
+use crate::{
+    dcnet::member::PartyRef,
+    dcnet_run::{alarm::Alarm, link::Link},
+};
 
 type Said = (PartyRef, Rc<Link>, Vec<u8>);
 
@@ -25,47 +28,40 @@ pub(super) struct Far {
     round_trip: Duration,
     /// Each with the time when it is heard.
     queue: RefCell<VecDeque<(Instant, Said)>>,
-    due: mpsc::Sender<Instant>,
+    filled: Notify,
+    alarm: Alarm,
 }
 
 impl Far {
-    /// Starts a thread that waits: the runtime's timers are a millisecond wide. It gives a sign when
-    /// something is due.
-    pub(super) fn new(round_trip: Duration) -> (Rc<Self>, awaited::UnboundedReceiver<()>) {
-        let (due, dues) = mpsc::channel::<Instant>();
-        let (ripen, ripe) = awaited::unbounded_channel();
-        std::thread::spawn(move || {
-            for due in dues {
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                if ripen.send(()).is_err() {
-                    break;
-                }
-            }
-        });
-        (Rc::new(Self { round_trip, queue: RefCell::default(), due }), ripe)
+    pub(super) fn new(round_trip: Duration) -> io::Result<Self> {
+        let (queue, filled) = (RefCell::default(), Notify::new());
+        Ok(Self { round_trip, queue, filled, alarm: Alarm::new()? })
     }
 
     pub(super) fn push(&self, party: PartyRef, link: &Rc<Link>, plain: Vec<u8>) {
-        let (mut queue, due) = (self.queue.borrow_mut(), Instant::now() + self.round_trip);
-        if queue.is_empty() {
-            self.wait(due);
-        }
-        queue.push_back((due, (party, Rc::clone(link), plain)));
-    }
-
-    /// What was said first, if it is due; to be called after a sign until there is none.
-    pub(super) fn pop(&self) -> Option<Said> {
         let mut queue = self.queue.borrow_mut();
-        let due = queue.front()?.0;
-        if due > Instant::now() {
-            self.wait(due);
-            return None;
+        if queue.is_empty() {
+            self.filled.notify_one();
         }
-        queue.pop_front().map(|(_, said)| said)
+        queue.push_back((Instant::now() + self.round_trip, (party, Rc::clone(link), plain)));
     }
 
-    fn wait(&self, due: Instant) {
-        // The thread waits as long as this queue is there.
-        let _ = self.due.send(due);
+    /// What is heard next.
+    ///
+    /// # Errors
+    /// Those of the system's alarms.
+    pub(super) async fn next(&self) -> io::Result<Said> {
+        loop {
+            let first = self.queue.borrow().front().map(|(due, _)| *due);
+            match first {
+                None => self.filled.notified().await,
+                Some(due) => {
+                    self.alarm.wait_until(due).await?;
+                    if let Some((_, said)) = self.queue.borrow_mut().pop_front() {
+                        return Ok(said);
+                    }
+                }
+            }
+        }
     }
 }

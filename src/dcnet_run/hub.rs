@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -15,7 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc::UnboundedReceiver},
+    sync::Notify,
     task::spawn_local,
 };
 
@@ -30,6 +31,7 @@ use crate::{
         store,
     },
     dcnet_run::{
+        alarm::Alarm,
         dial::accept,
         far::Far,
         link::Link,
@@ -83,7 +85,14 @@ type Shared = Rc<RefCell<Hub>>;
 const LINKS_MAX: usize = 1024;
 
 /// Runs the relay for ever.
-pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Shared)) {
+///
+/// # Errors
+/// When the system gives it no alarms.
+pub async fn run(
+    setup: Setup,
+    listener: TcpListener,
+    started: impl FnOnce(Shared),
+) -> io::Result<()> {
     let identity = Rc::new(Identity::from_secret(&setup.identity.secret()));
     let timer = Rc::new(Notify::new());
     let mut relay =
@@ -93,7 +102,7 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
             log::warn!("a verdict of an earlier start is not taken: {error}");
         }
     }
-    let far = (!setup.far.is_zero()).then(|| Far::new(setup.far));
+    let far = (!setup.far.is_zero()).then(|| Far::new(setup.far)).transpose()?.map(Rc::new);
     let hub = Rc::new(RefCell::new(Hub {
         relay,
         group: setup.group,
@@ -103,23 +112,33 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
         clients: Vec::new(),
         pending: BTreeMap::new(),
         pipes: HashMap::new(),
-        far: far.as_ref().map(|(far, _)| Rc::clone(far)),
+        far: far.clone(),
         timer: Rc::clone(&timer),
         started: Instant::now(),
         interval: Vec::new(),
     }));
     started(Rc::clone(&hub));
-    spawn_local(keep_time(Rc::clone(&hub), timer));
-    if let Some((far, ripe)) = far {
-        spawn_local(hear_late(Rc::clone(&hub), far, ripe));
+    let late = async {
+        match far {
+            Some(far) => hear_late(&hub, &far).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = keep_time(&hub, &timer, Alarm::new()?) => ended,
+        ended = late => ended,
+        () = accept_parties(&hub, &listener, &identity) => Ok(()),
     }
+}
+
+async fn accept_parties(hub: &Shared, listener: &TcpListener, identity: &Rc<Identity>) {
     loop {
-        let (stream, from) = accept(&listener, "a party").await;
-        if Rc::strong_count(&identity) > LINKS_MAX {
+        let (stream, from) = accept(listener, "a party").await;
+        if Rc::strong_count(identity) > LINKS_MAX {
             log::warn!("more than {LINKS_MAX} links; the one from {from} is refused");
             continue;
         }
-        let (hub, identity) = (Rc::clone(&hub), Rc::clone(&identity));
+        let (hub, identity) = (Rc::clone(hub), Rc::clone(identity));
         spawn_local(async move {
             if let Err(error) = serve(hub, stream, &identity).await {
                 log::debug!("the link from {from} ended: {error:#}");
@@ -128,24 +147,21 @@ pub async fn run(setup: Setup, listener: TcpListener, started: impl FnOnce(Share
     }
 }
 
-async fn keep_time(hub: Shared, timer: Rc<Notify>) {
+/// Lets the core know what time it is, when it wants to.
+async fn keep_time(hub: &Shared, timer: &Notify, alarm: Alarm) -> io::Result<()> {
     loop {
         let due = hub.borrow().relay.poll_timeout();
-        match due {
-            Some(due) => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(due.into()) => {}
-                    () = timer.notified() => continue,
-                }
-            }
-            None => {
-                timer.notified().await;
-                continue;
-            }
+        let Some(due) = due else {
+            timer.notified().await;
+            continue;
+        };
+        tokio::select! {
+            rung = alarm.wait_until(due) => rung?,
+            () = timer.notified() => continue,
         }
         let mut borrowed = hub.borrow_mut();
         borrowed.relay.handle_timeout(Instant::now());
-        borrowed.drain(&hub);
+        borrowed.drain(hub);
     }
 }
 
@@ -214,16 +230,15 @@ async fn read_messages(hub: &Shared, link: &Rc<Link>, party: PartyRef) -> anyhow
 }
 
 /// Hands over what distant parties said.
-async fn hear_late(hub: Shared, far: Rc<Far>, mut ripe: UnboundedReceiver<()>) {
-    while ripe.recv().await.is_some() {
-        while let Some((party, link, plain)) = far.pop() {
-            if !hub.borrow().has_link(party, &link) {
-                continue;
-            }
-            if let Err(error) = handle_batch(&hub, party, &plain) {
-                log::info!("{party} is left out: {error:#}");
-                link.close();
-            }
+async fn hear_late(hub: &Shared, far: &Far) -> io::Result<()> {
+    loop {
+        let (party, link, plain) = far.next().await?;
+        if !hub.borrow().has_link(party, &link) {
+            continue;
+        }
+        if let Err(error) = handle_batch(hub, party, &plain) {
+            log::info!("{party} is left out: {error:#}");
+            link.close();
         }
     }
 }

@@ -3,6 +3,7 @@
 //! In: configuration directories, TCP links, local connections. Out: the running relay, clients,
 //! trustees, exits and their supervisor. Called by: `cepa dcnet`, tests and the bench.
 
+mod alarm;
 pub mod bench;
 pub mod client;
 pub mod dial;

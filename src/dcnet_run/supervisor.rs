@@ -5,6 +5,7 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -29,8 +30,8 @@ pub struct Plan {
     pub exit: String,
     /// Arguments for every party, such as `--wire seed`.
     pub extra: Vec<OsString>,
-    /// Whether their logs are left out.
-    pub quiet: bool,
+    /// Where their logs go instead of this program's own: a file of this directory each.
+    pub logs: Option<PathBuf>,
 }
 
 /// The variable that tells a party to end when its standard input does.
@@ -53,24 +54,30 @@ pub struct Party {
     pub name: String,
     /// Its process; killed when dropped.
     pub child: Child,
+    /// Its log, if it has a file of its own.
+    pub log: Option<PathBuf>,
 }
 
 fn start(
     program: &Path,
     name: String,
     arguments: Vec<OsString>,
-    quiet: bool,
+    logs: Option<&Path>,
 ) -> anyhow::Result<Party> {
-    let log = if quiet { Stdio::null() } else { Stdio::inherit() };
+    let log = logs.map(|dir| dir.join(format!("{name}.log")));
+    let stderr = match &log {
+        Some(path) => File::create(path).with_context(|| format!("{}", path.display()))?.into(),
+        None => Stdio::inherit(),
+    };
     let child = Command::new(program)
         .args(&arguments)
         .env(SUPERVISED, "1")
         .stdin(Stdio::piped())
-        .stderr(log)
+        .stderr(stderr)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("starting {name}"))?;
-    Ok(Party { name, child })
+    Ok(Party { name, child, log })
 }
 
 /// Starts every party of the plan with this very program.
@@ -94,16 +101,16 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
         arguments.push(plan.dir.clone().into());
         arguments.extend(["--exit".into(), OsString::from(&plan.exit)]);
         arguments.extend(plan.extra.iter().cloned());
-        parties.push(start(&program, "relay".into(), arguments, plan.quiet)?);
+        parties.push(start(&program, "relay".into(), arguments, plan.logs.as_deref())?);
     }
     for (at, id) in plan.trustees.iter().enumerate() {
         let arguments = party_args("trustee", 0, id);
-        parties.push(start(&program, format!("trustee {at}"), arguments, plan.quiet)?);
+        parties.push(start(&program, format!("trustee {at}"), arguments, plan.logs.as_deref())?);
     }
     for (at, id) in plan.clients.iter().enumerate() {
         let port = plan.first_port + u16::try_from(at)?;
         let arguments = party_args("client", port, id);
-        parties.push(start(&program, format!("client {at}"), arguments, plan.quiet)?);
+        parties.push(start(&program, format!("client {at}"), arguments, plan.logs.as_deref())?);
     }
     Ok(parties)
 }

@@ -115,8 +115,7 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
         tokio::task::spawn_local(status::keep(hub, board));
     };
     ready();
-    LocalSet::new().run_until(hub::run(setup, listener, started)).await;
-    Ok(())
+    Ok(LocalSet::new().run_until(hub::run(setup, listener, started)).await?)
 }
 
 pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
@@ -231,7 +230,7 @@ pub(super) async fn supervisor(args: SupervisorArgs) -> anyhow::Result<()> {
         relay: args.relay.then_some(group.system.relay.port),
         exit: args.exit,
         extra: vec!["--wire".into(), wire.into()],
-        quiet: false,
+        logs: None,
     };
     let mut parties = supervising::start_all(&plan)?;
     log::info!("started {} processes; Ctrl-C ends them", parties.len());

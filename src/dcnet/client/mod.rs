@@ -39,7 +39,7 @@ mod turn;
 use turn::Ready;
 
 /// The relay signs its history every so many rounds.
-pub const SIGN_EVERY: u64 = 16;
+pub const SIGN_EVERY: u64 = 32;
 /// Own rounds remembered for blame.
 const SENT_MAX: usize = 512;
 

@@ -135,7 +135,7 @@ impl Group {
             relay: None,
             exit: String::new(),
             extra: Vec::new(),
-            quiet: true,
+            logs: Some(self.dir.clone()),
         }
     }
 
@@ -182,6 +182,9 @@ impl Group {
     ) -> anyhow::Result<Status> {
         let end = Instant::now() + patience;
         loop {
+            if let Some(party) = self.parties.iter().find(|party| has_ended(party)) {
+                bail!("{} ended; the last it said: {}", party.name, last_words(party));
+            }
             match self.status() {
                 Ok(status) if done(&status) => return Ok(status),
                 Ok(status) if Instant::now() > end => {
@@ -230,10 +233,24 @@ impl Group {
     }
 }
 
-fn cpu_seconds(party: &Party) -> f64 {
-    let Some(id) = party.child.id() else { return 0.0 };
+/// What the system knows of a process, from its third field on.
+fn stat(party: &Party) -> Vec<String> {
+    let id = party.child.id().unwrap_or_default();
     let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    text.rsplit(')').next().unwrap_or("").split_whitespace().map(String::from).collect()
+}
+
+fn has_ended(party: &Party) -> bool {
+    stat(party).first().is_none_or(|state| state == "Z")
+}
+
+fn last_words(party: &Party) -> String {
+    let log = party.log.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    log.as_deref().and_then(|log| log.lines().last()).unwrap_or("nothing").to_owned()
+}
+
+fn cpu_seconds(party: &Party) -> f64 {
+    let fields = stat(party);
     let ticks =
         |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     // utime and stime, in hundredths of a second on every Linux this runs on.
