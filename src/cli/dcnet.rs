@@ -39,7 +39,7 @@ enum Command {
     /// Run a trustee: it sends pads and carries nobody's traffic
     Trustee(PartyArgs),
     /// Run a client: local connections to its port go through the DC-net
-    Client(PartyArgs),
+    Client(ClientArgs),
     /// Run a SOCKS5 server behind the relay
     Socks5(SocksArgs),
     /// Run an echo server behind the relay, for tests
@@ -52,7 +52,7 @@ enum Command {
     Status(StatusArgs),
     /// Judge a verdict file anew
     Verdict(VerdictArgs),
-    /// Measure a whole group on this machine, every party a process
+    /// Measure a whole group on this machine, every party a process or the clients tasks
     Bench(BenchArgs),
 }
 
@@ -135,6 +135,24 @@ pub(super) struct PartyArgs {
     pub(super) config_dir: PathBuf,
     /// The party's private file, {config_dir}/{id}.json
     pub(super) private_file: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ClientArgs {
+    /// Port for local connections; of several members the first's, the others count up
+    #[arg(short, long, default_value_t = 0)]
+    pub(super) port: u16,
+    /// Address of that port
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(super) bind: String,
+    /// Which messages the parties exchange
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) wire: Wire,
+    /// The configuration directory
+    pub(super) config_dir: PathBuf,
+    /// The member's private file, {config_dir}/{id}.json; of several members one each
+    #[arg(required = true, value_name = "PRIVATE_FILE")]
+    pub(super) private_files: Vec<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -244,6 +262,9 @@ pub(super) struct BenchArgs {
     /// Let one client jam at the end, and time the trial
     #[arg(long)]
     pub(super) blame: bool,
+    /// Run the clients as tasks of one process, all but one, instead of as processes
+    #[arg(long)]
+    pub(super) tasks: bool,
     #[command(flatten)]
     pub(super) output: super::output::OutputFlags,
 }

@@ -67,6 +67,7 @@ impl ClientHub {
     /// Hands over what only this client has, once what the core has for the link has left: how
     /// long that takes depends on whose slot it was, and the relay must not see it.
     fn settle(&mut self) -> Result<(), DcnetError> {
+        let me = self.client.me();
         self.client.settle(&mut rand::rng());
         while let Some(event) = self.client.poll_event() {
             match event {
@@ -93,14 +94,14 @@ impl ClientHub {
                 // Only a client opens connections.
                 ClientEvent::Mux(MuxEvent::Open(_)) => {}
                 ClientEvent::Interval(number, members) => {
-                    log::info!("interval {number} began with {members} members");
+                    log::info!("{me}: interval {number} began with {members} members");
                 }
                 ClientEvent::Paused(left) => log::error!(
-                    "of the members this pseudonym has spoken among, {left} are left: it pauses \
-                     until more of them are back"
+                    "{me}: of the members this pseudonym has spoken among, {left} are left: it \
+                     pauses until more of them are back"
                 ),
                 ClientEvent::Resumed(left) => {
-                    log::info!("{left} members are back: the pseudonym speaks again");
+                    log::info!("{me}: {left} members are back: the pseudonym speaks again");
                 }
                 ClientEvent::Remember => {
                     self.may_speak = !self.pipes.is_empty();
@@ -110,19 +111,19 @@ impl ClientHub {
                 }
                 ClientEvent::Garbled => {
                     log::error!(
-                        "the relay sent this pseudonym what no honest relay sends; its connections \
-                         are closed"
+                        "{me}: the relay sent this pseudonym what no honest relay sends; its \
+                         connections are closed"
                     );
                     self.pipes.drain().for_each(|(_, pipe)| pipe.stop());
                 }
                 ClientEvent::FirstSlot => {
                     log::info!(
-                        "first own slot {:.3} s after joining",
+                        "{me}: first own slot {:.3} s after joining",
                         self.joined.elapsed().as_secs_f64()
                     );
                 }
                 ClientEvent::Verdict(blamed) => {
-                    log::warn!("checked the verdict of a trial: {blamed}")
+                    log::warn!("{me}: checked the verdict of a trial: {blamed}");
                 }
             }
         }

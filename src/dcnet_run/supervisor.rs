@@ -22,7 +22,9 @@ pub struct Plan {
     pub trustees: Vec<String>,
     /// Ids of the clients to start; their ports count up.
     pub clients: Vec<String>,
-    /// The first client's local port.
+    /// The number of the first of them in the group.
+    pub first_client: usize,
+    /// The local port of client 0.
     pub first_port: u16,
     /// Whether the relay is started as well, and on which port.
     pub relay: Option<u16>,
@@ -30,6 +32,8 @@ pub struct Plan {
     pub exit: String,
     /// Arguments for every party, such as `--wire seed`.
     pub extra: Vec<OsString>,
+    /// Whether the clients share one process.
+    pub together: bool,
     /// Where their logs go instead of this program's own: a file of this directory each.
     pub logs: Option<PathBuf>,
 }
@@ -87,11 +91,11 @@ fn start(
 pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut parties = Vec::new();
-    let party_args = |role: &str, port: u16, id: &str| {
+    let party_args = |role: &str, port: u16, ids: &[String]| {
         let mut arguments: Vec<OsString> =
             vec!["dcnet".into(), role.into(), "-p".into(), port.to_string().into()];
         arguments.push(plan.dir.clone().into());
-        arguments.push(plan.dir.join(format!("{id}.json")).into());
+        arguments.extend(ids.iter().map(|id| plan.dir.join(format!("{id}.json")).into()));
         arguments.extend(plan.extra.iter().cloned());
         arguments
     };
@@ -103,14 +107,20 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
         arguments.extend(plan.extra.iter().cloned());
         parties.push(start(&program, "relay".into(), arguments, plan.logs.as_deref())?);
     }
-    for (at, id) in plan.trustees.iter().enumerate() {
+    for (at, id) in plan.trustees.chunks(1).enumerate() {
         let arguments = party_args("trustee", 0, id);
         parties.push(start(&program, format!("trustee {at}"), arguments, plan.logs.as_deref())?);
     }
-    for (at, id) in plan.clients.iter().enumerate() {
-        let port = plan.first_port + u16::try_from(at)?;
-        let arguments = party_args("client", port, id);
-        parties.push(start(&program, format!("client {at}"), arguments, plan.logs.as_deref())?);
+    let each = if plan.together { plan.clients.len().max(1) } else { 1 };
+    let mut at = plan.first_client;
+    for ids in plan.clients.chunks(each) {
+        let name = match ids.len() {
+            1 => format!("client {at}"),
+            several => format!("clients {at} to {}", at + several - 1),
+        };
+        let arguments = party_args("client", plan.first_port + u16::try_from(at)?, ids);
+        parties.push(start(&program, name, arguments, plan.logs.as_deref())?);
+        at += ids.len();
     }
     Ok(parties)
 }

@@ -276,3 +276,33 @@ fn the_bench_convicts_its_jammer() {
     assert_eq!(report["blamed"], "client 3");
     assert!(report["rounds_per_s"].as_f64().unwrap() > 100.0, "{report}");
 }
+
+#[test]
+fn members_of_one_process_speak_each_at_its_own_port() {
+    let mut group = Group::new(4, 2);
+    group.kill(2);
+    group.kill(3);
+    group.await_status(|status| status["members"].as_array().unwrap().len() == 2);
+    let together = group.start_together(&[2, 3]);
+    group.await_status(|status| status["members"].as_array().unwrap().len() == 4);
+    for at in 0..4 {
+        echo(group.connect(at), format!("member {at}").as_bytes());
+    }
+    drop(together);
+    group.await_status(|status| status["members"].as_array().unwrap().len() == 2);
+    echo(group.connect(0), b"the others go on");
+}
+
+#[test]
+fn the_bench_runs_its_clients_as_tasks_too() {
+    let output = cepa(&["bench", "-c", "4", "-t", "2", "--seconds", "1", "--tasks", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["parties"], "tasks");
+    let client_cpu = report["cpu"][2].as_f64().unwrap();
+    assert!(client_cpu > 0.0 && client_cpu < 1.0, "{report}");
+    // One client left and came back while the others' process stayed.
+    assert!(report["join_s"].as_f64().unwrap() > 0.0, "{report}");
+}

@@ -2,12 +2,17 @@
 //!
 //! In: parsed arguments. Out: a party that runs until it is ended. Called by: `cepa dcnet`.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{net::TcpListener, task::LocalSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, LocalSet},
+};
 
-use super::{EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs, Wire};
+use super::{
+    ClientArgs, EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs, Wire,
+};
 use crate::{
     cli::output,
     dcnet::{
@@ -34,27 +39,26 @@ async fn listen(address: &str) -> anyhow::Result<TcpListener> {
 }
 
 struct Own {
-    group: Group,
+    group: Arc<Group>,
     identity: Identity,
     session: SessionPrivate,
 }
 
 impl Own {
+    fn load(dir: &Path, group: Arc<Group>, private: &Path) -> anyhow::Result<Self> {
+        let identity = store::load_identity(private)?;
+        let session = store::load_session(dir, &group, &identity.id())?;
+        Ok(Self { group, identity, session })
+    }
+
     fn secrets(self, me: PartyRef) -> anyhow::Result<party::Secrets> {
         Ok(party::Secrets {
             me,
             secret: self.session.scalar()?,
-            group: Arc::new(self.group),
+            group: self.group,
             identity: Arc::new(self.identity),
         })
     }
-}
-
-fn load(dir: &Path, private: &Path) -> anyhow::Result<Own> {
-    let group = store::load_group(dir)?;
-    let identity = store::load_identity(private)?;
-    let session = store::load_session(dir, &group, &identity.id())?;
-    Ok(Own { group, identity, session })
 }
 
 /// What this party has to remember from one start to the next.
@@ -119,7 +123,8 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
-    let own = load(&args.config_dir, &args.private_file)?;
+    let group = Arc::new(store::load_group(&args.config_dir)?);
+    let own = Own::load(&args.config_dir, group, &args.private_file)?;
     let index = own
         .group
         .trustee_index(&own.identity.id())
@@ -136,30 +141,58 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
     LocalSet::new().run_until(party::run_trustee(secrets, keeper)).await
 }
 
-pub(super) async fn client(args: PartyArgs) -> anyhow::Result<()> {
-    let own = load(&args.config_dir, &args.private_file)?;
-    let index = own
-        .group
-        .client_index(&own.identity.id())
-        .ok_or_else(|| not_a("client", &args.private_file))?;
+pub(super) async fn client(args: ClientArgs) -> anyhow::Result<()> {
+    let group = Arc::new(store::load_group(&args.config_dir)?);
+    let running = async {
+        let mut members = JoinSet::new();
+        for (at, private_file) in args.private_files.iter().enumerate() {
+            let port = match args.port {
+                0 => 0,
+                first => u16::try_from(usize::from(first) + at).with_context(|| {
+                    format!("the ports of {} members end beyond 65535", args.private_files.len())
+                })?,
+            };
+            members.spawn_local(member(&args, &group, private_file, port).await?);
+        }
+        ready();
+        while let Some(ended) = members.join_next().await {
+            ended??;
+        }
+        Ok(())
+    };
+    LocalSet::new().run_until(running).await
+}
+
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// One member, ready to run.
+async fn member(
+    args: &ClientArgs,
+    group: &Arc<Group>,
+    private_file: &Path,
+    port: u16,
+) -> anyhow::Result<Running> {
+    let own = Own::load(&args.config_dir, Arc::clone(group), private_file)?;
+    let index =
+        own.group.client_index(&own.identity.id()).ok_or_else(|| not_a("client", private_file))?;
     let slot = own.group.own_slot(&*own.session.pseudonym()?).ok_or_else(|| {
         DcnetError::config("pseudonym.json", "slots", "holds no slot of this member's key")
     })?;
-    let listener = listen(&format!("{}:{}", args.bind, args.port)).await?;
+    let listener = listen(&format!("{}:{port}", args.bind)).await?;
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
         let pads = seed_parties::pads(&*own.session.scalar()?, &own.group.trustee_keys);
         let client = seed_parties::SeedClient { index, slot, pads };
-        ready();
-        return seed_parties::run_client(&own.group, client, listener).await;
+        let group = own.group;
+        return Ok(Box::pin(
+            async move { seed_parties::run_client(&group, client, listener).await },
+        ));
     }
     let pseudonym = own.session.pseudonym()?;
     let keeper = keeper(&own, &args.config_dir);
     let secrets = own.secrets(PartyRef::Client(u16::try_from(index)?))?;
-    let running =
-        client_program::run_client(secrets, u16::try_from(slot)?, pseudonym, listener, keeper);
-    ready();
-    LocalSet::new().run_until(running).await
+    let slot = u16::try_from(slot)?;
+    Ok(Box::pin(client_program::run_client(secrets, slot, pseudonym, listener, keeper)))
 }
 
 pub(super) async fn socks5(args: SocksArgs) -> anyhow::Result<()> {
@@ -226,10 +259,12 @@ pub(super) async fn supervisor(args: SupervisorArgs) -> anyhow::Result<()> {
         dir: args.config_dir.clone(),
         trustees: group.system.trustees.iter().map(|entry| entry.id.to_string()).collect(),
         clients: group.system.clients[..started].iter().map(|e| e.id.to_string()).collect(),
+        first_client: 0,
         first_port: args.first_port,
         relay: args.relay.then_some(group.system.relay.port),
         exit: args.exit,
         extra: vec!["--wire".into(), wire.into()],
+        together: false,
         logs: None,
     };
     let mut parties = supervising::start_all(&plan)?;

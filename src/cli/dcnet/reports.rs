@@ -94,6 +94,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         rtt: Duration::from_millis(args.rtt_ms),
         time: Duration::from_secs_f64(args.seconds),
         blame: args.blame,
+        tasks: args.tasks,
     };
     let result = LocalSet::new().run_until(benching::run(&plan, &dir)).await;
     let _ = std::fs::remove_dir_all(&dir);
@@ -102,7 +103,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         return output::print_json("dcnet.bench", &report);
     }
     output::print(format_args!(
-        "{} clients, {} trustees, {}-byte cells, {} ms added; all parties ran as {}\n\
+        "{} clients, {} trustees, {}-byte cells, {} ms added; the clients ran as {}\n\
          start       {:.1} s to an interval with all\n\
          rounds      {:.0} a second, {:.0} useful bytes a second\n\
          echo        100 bytes, open slot: p50 {:.2} ms, p99 {:.2} ms\n\

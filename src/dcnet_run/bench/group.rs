@@ -71,7 +71,11 @@ async fn free_ports(count: usize) -> anyhow::Result<u16> {
 impl Group {
     /// Makes the files, starts everybody, and waits for an interval with all.
     pub(super) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
-        let relay_port = free_ports(1).await?;
+        let honest = plan.clients.saturating_sub(plan.blame.into());
+        ensure!(honest > 0, "expected a client that does not jam, got {} in all", plan.clients);
+        // The relay has the one after the clients'.
+        let first_port = free_ports(plan.clients + 1).await?;
+        let relay_port = first_port + u16::try_from(plan.clients)?;
         let settings = Settings {
             cell_size: plan.cell,
             client_window: plan.window,
@@ -94,7 +98,7 @@ impl Group {
             dir: dir.to_owned(),
             files,
             plan: plan.clone(),
-            first_port: free_ports(plan.clients).await?,
+            first_port,
             parties: Vec::new(),
             jam: Arc::default(),
         };
@@ -108,11 +112,14 @@ impl Group {
         let ids = |list: &[crate::dcnet::group::PartyEntry]| {
             list.iter().map(|entry| entry.id.to_string()).collect()
         };
+        // The last client is a process of its own in any case: it will leave, and come back.
         group.parties.extend(supervisor::start_all(&supervisor::Plan {
             trustees: ids(&group.files.system.trustees),
-            clients: ids(&group.files.system.clients[..group.honest()]),
+            clients: ids(&group.files.system.clients[..group.honest() - 1]),
+            together: plan.tasks,
             ..group.supervised()
         })?);
+        group.start_last()?;
         if plan.blame {
             group.start_jammer()?;
         }
@@ -121,7 +128,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Clients that are processes: all but the jammer.
+    /// Clients but the jammer, who is a task of this program.
     pub(super) fn honest(&self) -> usize {
         self.plan.clients - usize::from(self.plan.blame)
     }
@@ -131,10 +138,12 @@ impl Group {
             dir: self.dir.clone(),
             trustees: Vec::new(),
             clients: Vec::new(),
+            first_client: 0,
             first_port: self.first_port,
             relay: None,
             exit: String::new(),
             extra: Vec::new(),
+            together: false,
             logs: Some(self.dir.clone()),
         }
     }
@@ -147,16 +156,15 @@ impl Group {
         Ok(())
     }
 
-    /// Starts it again; its local port.
+    /// Starts the last client; its local port.
     pub(super) fn start_last(&mut self) -> anyhow::Result<u16> {
         let at = self.honest() - 1;
-        let port = self.first_port + u16::try_from(at)?;
         self.parties.extend(supervisor::start_all(&supervisor::Plan {
             clients: vec![self.files.system.clients[at].id.to_string()],
-            first_port: port,
+            first_client: at,
             ..self.supervised()
         })?);
-        Ok(port)
+        Ok(self.first_port + u16::try_from(at)?)
     }
 
     /// Stops the last process, or lets it go on, by a signal's name.

@@ -1,4 +1,5 @@
-//! The bench: a whole group on this machine, every party a process of its own.
+//! The bench: a whole group on this machine, every party a process of its own, or the clients tasks
+//! of one.
 //!
 //! In: how many clients and trustees, cell size, window, round-trip time. Out: rounds a second,
 //! echo latency, throughput, CPU and bytes per party; how long a join, a leave and a client that
@@ -44,12 +45,14 @@ pub struct Plan {
     pub time: Duration,
     /// Whether one client jams at the end.
     pub blame: bool,
+    /// Whether the clients share one process, all but the last.
+    pub tasks: bool,
 }
 
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// What the parties ran as: processes.
+    /// What the clients ran as: processes, or tasks of one process.
     pub parties: &'static str,
     /// Clients.
     pub clients: usize,
@@ -107,7 +110,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let start = Instant::now();
     let mut group = Group::start(plan, dir).await?;
     let mut report = Report {
-        parties: "processes",
+        parties: if plan.tasks { "tasks" } else { "processes" },
         clients: plan.clients,
         trustees: plan.trustees,
         cell_bytes: plan.cell,
@@ -159,7 +162,8 @@ async fn measure_flood(plan: &Plan, group: &Group, report: &mut Report) -> anyho
         cpu_after.iter().zip(&cpu_before).map(|(after, before)| (after - before) / time).collect();
     let mean = |slice: &[f64]| slice.iter().sum::<f64>() / slice.len().max(1) as f64;
     let trustees = 1 + plan.trustees;
-    report.cpu = [used[0], mean(&used[1..trustees]), mean(&used[trustees..])];
+    let clients = used[trustees..].iter().sum::<f64>() / group.honest().max(1) as f64;
+    report.cpu = [used[0], mean(&used[1..trustees]), clients];
     Ok(())
 }
 

@@ -203,6 +203,14 @@ impl Group {
         self.running[at] = Some(quiet(command.arg(self.path()).arg(own)));
     }
 
+    /// Starts clients that follow each other as one process.
+    pub fn start_together(&self, clients: &[usize]) -> Running {
+        let port = self.first_port + clients[0] as u16;
+        let own = |at: &usize| self.path().join(format!("{}.json", self.clients[*at]));
+        let mut command = cepa(&["client", "-p", &port.to_string()]);
+        Running(vec![quiet(command.arg(self.path()).args(clients.iter().map(own)))])
+    }
+
     pub fn kill(&mut self, at: usize) {
         let mut child = self.running[at].take().unwrap();
         child.kill().unwrap();
