@@ -29,6 +29,7 @@ use crate::{
         noise::HELLO,
         party_link::PartyLink,
     },
+    directory::Backoff,
 };
 
 /// Before a broken link is opened again.
@@ -60,13 +61,30 @@ impl Secrets {
         )
     }
 
+    /// A link to the relay. A handshake that fails is tried again, after growing pauses: the relay
+    /// may have been ended in the middle of it.
+    ///
+    /// # Errors
+    /// When nothing listens at the relay's address for a minute.
     pub(super) async fn link(&self, nonce: Nonce) -> anyhow::Result<PartyLink> {
         let relay = &self.group.system.relay;
-        let stream = dial(&format!("{}:{}", relay.host, relay.port)).await?;
+        let address = format!("{}:{}", relay.host, relay.port);
         let mut hello = [0; HELLO];
         hello[..16].copy_from_slice(&nonce);
         hello[16..].copy_from_slice(&self.group.session.session_id.0);
-        PartyLink::open(stream, &self.identity, self.group.relay, &hello).await
+        let mut backoff = Backoff::default();
+        loop {
+            let stream = dial(&address).await?;
+            match PartyLink::open(stream, &self.identity, self.group.relay, &hello).await {
+                Ok(link) => return Ok(link),
+                Err(error) => {
+                    let pause = backoff.next_delay(&mut rand::rng());
+                    let seconds = pause.as_secs_f32();
+                    log::warn!("{} has no link: {error:#}; again in {seconds:.1} s", self.me);
+                    sleep(pause).await;
+                }
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod processes;
 
 use std::{
     io::{Read, Write},
+    net::TcpListener,
     thread,
     time::{Duration, Instant},
 };
@@ -275,6 +276,26 @@ fn the_bench_convicts_its_jammer() {
     assert_eq!(report["parties"], "processes");
     assert_eq!(report["blamed"], "client 3");
     assert!(report["rounds_per_s"].as_f64().unwrap() > 100.0, "{report}");
+}
+
+/// While the relay is away, something else at its address ends every handshake.
+#[test]
+fn broken_handshakes_end_no_party() {
+    let mut group = Group::new(3, 2);
+    group.end_relay();
+    let listener = TcpListener::bind(("127.0.0.1", group.relay_port)).unwrap();
+    for _ in 0..5 {
+        // One closes at once, one says nonsense.
+        drop(listener.accept().unwrap());
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(&[0, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+    drop(listener);
+    group.start_relay();
+    group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+    for at in 0..3 {
+        echo(group.connect(at), b"back again");
+    }
 }
 
 #[test]

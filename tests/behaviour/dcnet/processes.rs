@@ -132,6 +132,8 @@ pub struct Group {
     pub clients: Vec<String>,
     pub trustees: Vec<String>,
     pub page: u16,
+    pub relay_port: u16,
+    exit_port: u16,
     relay: Running,
     pub running: Vec<Option<Child>>,
     exit: Running,
@@ -163,22 +165,19 @@ impl Group {
             let list = system[field].as_array().unwrap();
             list.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        let exit = quiet(&mut exit(exit_port));
-        let (behind, web) = (format!("127.0.0.1:{exit_port}"), format!("127.0.0.1:{page}"));
-        let relay = quiet(
-            cepa(&["relay", "-p", &relay_port.to_string(), "--exit", &behind, "--web", &web])
-                .arg(dir.path()),
-        );
         let mut group = Self {
             first_port: free_ports(clients),
             clients: ids("clients"),
             trustees: ids("trustees"),
             page,
-            relay: Running(vec![relay]),
+            relay_port,
+            exit_port,
+            relay: Running::default(),
             running: (0..clients + trustees).map(|_| None).collect(),
-            exit: Running(vec![exit]),
+            exit: Running(vec![quiet(&mut exit(exit_port))]),
             dir,
         };
+        group.start_relay();
         for at in 0..usize::from(clients + trustees) {
             group.start(at);
         }
@@ -190,6 +189,18 @@ impl Group {
 
     pub fn path(&self) -> PathBuf {
         self.dir.path().to_owned()
+    }
+
+    pub fn start_relay(&mut self) {
+        let port = self.relay_port.to_string();
+        let (behind, web) =
+            (format!("127.0.0.1:{}", self.exit_port), format!("127.0.0.1:{}", self.page));
+        let mut command = cepa(&["relay", "-p", &port, "--exit", &behind, "--web", &web]);
+        self.relay = Running(vec![quiet(command.arg(self.dir.path()))]);
+    }
+
+    pub fn end_relay(&mut self) {
+        self.relay = Running::default();
     }
 
     /// Clients come first.
