@@ -139,8 +139,9 @@ pub(super) struct PartyArgs {
 
 #[derive(clap::Args)]
 pub(super) struct ClientArgs {
-    /// Port for local connections; of several members the first's, the others count up
-    #[arg(short, long, default_value_t = 0)]
+    /// Port for local connections; of several members the first's, from which the others count up
+    /// [default: any that are free; the log names them]
+    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
     pub(super) port: u16,
     /// Address of that port
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
@@ -262,7 +263,7 @@ pub(super) struct BenchArgs {
     /// Let one client jam at the end, and time the trial
     #[arg(long)]
     pub(super) blame: bool,
-    /// Run the clients as tasks of one process, all but one, instead of as processes
+    /// Run the clients, all but one, as tasks of one process instead of as processes
     #[arg(long)]
     pub(super) tasks: bool,
     #[command(flatten)]

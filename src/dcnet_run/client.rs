@@ -28,7 +28,7 @@ use crate::{
     dcnet_run::{
         dial::accept,
         keeper::Keeper,
-        party::{PAUSE, Secrets, each_message, receive_loop, report_end},
+        party::{PAUSE, Secrets, each_message, in_thread, receive_loop, report_end},
         party_link::PartyLink,
         pipe::{self, Hooks, Pipe},
     },
@@ -66,7 +66,10 @@ impl ClientHub {
 
     /// Hands over what only this client has, once what the core has for the link has left: how
     /// long that takes depends on whose slot it was, and the relay must not see it.
-    fn settle(&mut self) -> Result<(), DcnetError> {
+    ///
+    /// Gives the pipes that may send more, to be told so once the lock is free.
+    fn settle(&mut self) -> Result<Vec<Arc<Pipe>>, DcnetError> {
+        let mut roomy = Vec::new();
         let me = self.client.me();
         self.client.settle(&mut rand::rng());
         while let Some(event) = self.client.poll_event() {
@@ -87,9 +90,7 @@ impl ClientHub {
                     }
                 }
                 ClientEvent::Mux(MuxEvent::Room(conn)) => {
-                    if let Some(pipe) = self.pipes.get(&conn) {
-                        pipe.wake();
-                    }
+                    roomy.extend(self.pipes.get(&conn).cloned());
                 }
                 // Only a client opens connections.
                 ClientEvent::Mux(MuxEvent::Open(_)) => {}
@@ -127,7 +128,7 @@ impl ClientHub {
                 }
             }
         }
-        Ok(())
+        Ok(roomy)
     }
 }
 
@@ -164,14 +165,16 @@ impl Hooks for LocalHooks {
     }
 }
 
-/// Before a connection is opened, the file says in which sets it may speak. Another thread writes
-/// it, as the relay is not to see from late answers who does that.
-async fn may_speak(hub: &Shared) -> anyhow::Result<()> {
+/// Opens a connection, if there is room for one. Before, the file says in which sets it may speak;
+/// another thread writes it, as the relay is not to see from late answers who does that.
+async fn open(hub: &Shared, pipe: &Arc<Pipe>) -> anyhow::Result<Option<u32>> {
     loop {
         let (keeper, state, memory) = {
             let mut hub = hub.lock();
             if hub.may_speak {
-                return Ok(());
+                let conn = hub.client.open();
+                hub.pipes.extend(conn.map(|conn| (conn, Arc::clone(pipe))));
+                return Ok(conn);
             }
             hub.state += 1;
             (Arc::clone(&hub.keeper), hub.state, hub.client.memory(true))
@@ -186,16 +189,18 @@ async fn may_speak(hub: &Shared) -> anyhow::Result<()> {
 async fn accept_locals(listener: TcpListener, hub: Shared) {
     loop {
         let (stream, _) = accept(&listener, "a local connection").await;
-        if let Err(error) = may_speak(&hub).await {
-            log::error!("a local connection was closed: {error:#}");
-            continue;
-        }
-        let Some(conn) = hub.lock().client.open() else {
-            log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
-            continue;
-        };
         let pipe = Arc::new(Pipe::default());
-        hub.lock().pipes.insert(conn, Arc::clone(&pipe));
+        let conn = match open(&hub, &pipe).await {
+            Ok(Some(conn)) => conn,
+            Ok(None) => {
+                log::warn!("{CONNECTIONS_MAX} local connections are open; one more was closed");
+                continue;
+            }
+            Err(error) => {
+                log::error!("a local connection was closed: {error:#}");
+                continue;
+            }
+        };
         let hooks = Rc::new(LocalHooks { hub: hub.clone(), conn });
         let hub = hub.clone();
         spawn_local(async move {
@@ -205,16 +210,21 @@ async fn accept_locals(listener: TcpListener, hub: Shared) {
     }
 }
 
-/// Answers the relay until the link ends. Waits: for a thread of its own.
+/// Answers the relay until the link ends. Waits: for [`in_thread`]. The lock is free while the
+/// answer leaves: a relay that does not read holds up everybody's link alike.
 fn serve(hub: &Shared, link: PartyLink) -> anyhow::Result<()> {
     let mut out = Vec::new();
     receive_loop(link, |link, plain| {
-        let mut hub = hub.lock();
-        each_message(plain, |kind, body| hub.client.handle_message(kind, body, &mut rand::rng()))?;
-        hub.client.poll_transmit(&mut out);
+        {
+            let client = &mut hub.lock().client;
+            each_message(plain, |kind, body| client.handle_message(kind, body, &mut rand::rng()))?;
+            client.poll_transmit(&mut out);
+        }
         link.send(&out)?;
         out.clear();
-        Ok(hub.settle()?)
+        let roomy = hub.lock().settle()?;
+        roomy.iter().for_each(|pipe| pipe.wake());
+        Ok(())
     })
 }
 
@@ -246,7 +256,7 @@ pub async fn run_client(
         hub.lock().joined = Instant::now();
         log::info!("{} has its link to the relay", secrets.me);
         let serving = hub.clone();
-        report_end(spawn_blocking(move || serve(&serving, link)).await?)?;
+        report_end(in_thread(move || serve(&serving, link)).await?)?;
         hub.lock().rejoin(secrets.member());
         sleep(PAUSE).await;
     }

@@ -9,7 +9,6 @@ use std::sync::{
 };
 
 use rand::Rng;
-use tokio::task::spawn_blocking;
 
 use crate::{
     dcnet::{
@@ -17,7 +16,10 @@ use crate::{
         member::{self, CHECK_EVERY, Chain},
         message::{self, Share, kind},
     },
-    dcnet_run::{party::Secrets, party_link::PartyLink},
+    dcnet_run::{
+        party::{Secrets, in_thread},
+        party_link::PartyLink,
+    },
 };
 
 /// Joins, behaves until told to jam, and jams from then on; ends with its link.
@@ -33,7 +35,7 @@ pub async fn run(
     let member = secrets.member();
     let link = secrets.link(member.nonce).await?;
     let client = Client::new(member, slot, pseudonym, &mut rand::rng());
-    spawn_blocking(move || bend(&secrets, link, client, &jam)).await?
+    in_thread(move || bend(&secrets, link, client, &jam)).await?
 }
 
 fn bend(

@@ -23,7 +23,7 @@ use tokio::{
 use crate::dcnet::identity::{Identity, PublicKey};
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_SHA256";
-const PROLOGUE: &[u8] = b"cepa dcnet link 1";
+const PROLOGUE: &[u8] = b"cepa dcnet link 2";
 /// The handshake's payload.
 pub(super) const HELLO: usize = 48;
 const TAG: usize = 16;
@@ -83,7 +83,7 @@ impl Session {
         let len = state.write_message(hello, &mut buffer)?;
         write_block(stream, &buffer[..len]).await?;
         let answer = timeout(HANDSHAKE, read_block(stream)).await.context("the handshake")?;
-        let answer = answer.context("the relay refuses this party; its log says why")?;
+        let answer = answer.context("the relay closed the link; if it runs, its log says why")?;
         state
             .read_message(&answer, &mut buffer)
             .context("the relay has another key than relay.key in system.json")?;

@@ -5,12 +5,14 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use curve25519_dalek::Scalar;
 use rand::Rng;
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -88,7 +90,7 @@ impl Secrets {
     }
 }
 
-/// Hands each plaintext over, until the link ends. Waits: for a thread of its own.
+/// Hands each plaintext over, until the link ends. Waits: for [`in_thread`].
 pub(super) fn receive_loop(
     mut link: PartyLink,
     mut handle: impl FnMut(&mut PartyLink, &[u8]) -> anyhow::Result<()>,
@@ -115,6 +117,24 @@ pub(super) fn each_message(
     Err(DcnetError::malformed("batch", "whole messages", format!("{} bytes more", plain.len())))
 }
 
+/// Does what waits for the relay in a thread of its own, of which a program that ends takes no
+/// notice.
+///
+/// # Errors
+/// When the system has no room for a thread.
+pub(super) async fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (tell, told) = oneshot::channel();
+    let thread = thread::Builder::new().name("link".into());
+    let working = move || {
+        // Whoever asked may have gone.
+        let _ = tell.send(work());
+    };
+    thread.spawn(working).context("a thread for the link")?;
+    told.await.context("the thread of the link failed")
+}
+
 /// Runs a trustee; links that break are opened again.
 ///
 /// # Errors
@@ -122,41 +142,50 @@ pub(super) fn each_message(
 pub async fn run_trustee(secrets: Secrets, keeper: Keeper) -> anyhow::Result<()> {
     let mut trustee = Trustee::new(secrets.member());
     trustee.recall(keeper.load()?, Instant::now(), unix_time());
-    let mut state = 0;
+    let mut program = TrusteeProgram { trustee, keeper, state: 0 };
     loop {
-        let link = secrets.link(trustee.member.nonce).await?;
+        let link = secrets.link(program.trustee.member.nonce).await?;
         log::info!("{} has its link to the relay", secrets.me);
-        // Nothing else runs here while the trustee waits for its relay.
-        let ended = serve_trustee(&mut trustee, link, &keeper, &mut state);
+        let serving = move || {
+            let ended = program.serve(link);
+            (program, ended)
+        };
+        let ended;
+        (program, ended) = in_thread(serving).await?;
         report_end(ended)?;
         sleep(PAUSE).await;
-        trustee.rejoin(secrets.member());
+        program.trustee.rejoin(secrets.member());
     }
 }
 
-fn serve_trustee(
-    trustee: &mut Trustee,
-    link: PartyLink,
-    keeper: &Keeper,
-    state: &mut u64,
-) -> anyhow::Result<()> {
-    let mut out = Vec::new();
-    receive_loop(link, |link, plain| {
-        each_message(plain, |kind, body| {
-            trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
-        })?;
-        if let Some(memory) = trustee.poll_memory(Instant::now(), unix_time()) {
-            *state += 1;
-            keeper.keep(*state, &memory)?;
-        }
-        trustee.poll_transmit(&mut out);
-        link.send(&out)?;
-        out.clear();
-        while let Some(blamed) = trustee.poll_verdict() {
-            log::warn!("checked the verdict of a trial: {blamed}");
-        }
-        Ok(())
-    })
+struct TrusteeProgram {
+    trustee: Trustee,
+    keeper: Keeper,
+    /// What is in the keeper's file.
+    state: u64,
+}
+
+impl TrusteeProgram {
+    fn serve(&mut self, link: PartyLink) -> anyhow::Result<()> {
+        let trustee = &mut self.trustee;
+        let mut out = Vec::new();
+        receive_loop(link, |link, plain| {
+            each_message(plain, |kind, body| {
+                trustee.handle_message(Instant::now(), kind, body, &mut rand::rng())
+            })?;
+            if let Some(memory) = trustee.poll_memory(Instant::now(), unix_time()) {
+                self.state += 1;
+                self.keeper.keep(self.state, &memory)?;
+            }
+            trustee.poll_transmit(&mut out);
+            link.send(&out)?;
+            out.clear();
+            while let Some(blamed) = trustee.poll_verdict() {
+                log::warn!("checked the verdict of a trial: {blamed}");
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Why a link ended, for the log.

@@ -1,7 +1,7 @@
 //! Starts the parties of one machine and watches them.
 //!
-//! In: a configuration directory, how many clients to leave to be started by hand. Out: one child
-//! process per party, ended with the supervisor. Called by: `cepa dcnet supervisor`, the bench.
+//! In: a configuration directory, how many clients to leave to be started by hand. Out: child
+//! processes, ended with the supervisor: one per party, or one for all clients. Called by: `cepa dcnet supervisor`, the bench.
 
 use std::{
     ffi::OsString,
@@ -118,7 +118,8 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
             1 => format!("client {at}"),
             several => format!("clients {at} to {}", at + several - 1),
         };
-        let arguments = party_args("client", plan.first_port + u16::try_from(at)?, ids);
+        let arguments =
+            party_args("client", u16::try_from(usize::from(plan.first_port) + at)?, ids);
         parties.push(start(&program, name, arguments, plan.logs.as_deref())?);
         at += ids.len();
     }

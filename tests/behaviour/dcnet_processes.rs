@@ -9,6 +9,7 @@ mod processes;
 use std::{
     io::{Read, Write},
     net::TcpListener,
+    os::unix::net::UnixDatagram,
     thread,
     time::{Duration, Instant},
 };
@@ -296,6 +297,40 @@ fn broken_handshakes_end_no_party() {
     for at in 0..3 {
         echo(group.connect(at), b"back again");
     }
+}
+
+/// While a thread waits for the relay, the program is as alive as before.
+#[test]
+fn trustees_and_clients_with_a_link_feed_the_watchdog() {
+    let mut group = Group::new(3, 2);
+    for party in [0, 3] {
+        let path = group.path().join(format!("notify-{party}"));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        group.kill(party);
+        group.await_status(|status| status["interval"] == 0 || party == 0);
+        let path = path.to_str().unwrap();
+        group.start_with(party, &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "1000000")]);
+        group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+        let (end, mut fed) = (Instant::now() + Duration::from_secs(5), 0);
+        while Instant::now() < end {
+            let mut said = [0; 64];
+            let Ok(len) = socket.recv(&mut said) else { continue };
+            fed += usize::from(&said[..len] == b"WATCHDOG=1\n");
+        }
+        // Every quarter of a second, of which a busy machine may miss half.
+        assert!(fed >= 10, "party {party} said so {fed} times");
+    }
+}
+
+#[test]
+fn a_member_given_twice_is_refused() {
+    let group = Group::new(2, 1);
+    let own = group.path().join(format!("{}.json", group.clients[0]));
+    let output = cepa(&["client"]).arg(group.path()).args([&own, &own]).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("is given twice"), "{said}");
 }
 
 #[test]

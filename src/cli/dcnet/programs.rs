@@ -2,9 +2,9 @@
 //!
 //! In: parsed arguments. Out: a party that runs until it is ended. Called by: `cepa dcnet`.
 
-use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, pin::Pin, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::{
     net::TcpListener,
     task::{JoinSet, LocalSet},
@@ -30,10 +30,14 @@ use crate::{
     telemetry::{control::ControlServer, service_manager::ready},
 };
 
-async fn listen(address: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
         format!("listening on {address}; is the port taken, or is the address not of this host?")
-    })?;
+    })
+}
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    let listener = bind(address).await?;
     log::info!("listening on {}", listener.local_addr()?);
     Ok(listener)
 }
@@ -144,7 +148,7 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
 pub(super) async fn client(args: ClientArgs) -> anyhow::Result<()> {
     let group = Arc::new(store::load_group(&args.config_dir)?);
     let running = async {
-        let mut members = JoinSet::new();
+        let (mut members, mut seen) = (JoinSet::new(), BTreeSet::new());
         for (at, private_file) in args.private_files.iter().enumerate() {
             let port = match args.port {
                 0 => 0,
@@ -152,7 +156,7 @@ pub(super) async fn client(args: ClientArgs) -> anyhow::Result<()> {
                     format!("the ports of {} members end beyond 65535", args.private_files.len())
                 })?,
             };
-            members.spawn_local(member(&args, &group, private_file, port).await?);
+            members.spawn_local(member(&args, &group, private_file, port, &mut seen).await?);
         }
         ready();
         while let Some(ended) = members.join_next().await {
@@ -171,14 +175,17 @@ async fn member(
     group: &Arc<Group>,
     private_file: &Path,
     port: u16,
+    seen: &mut BTreeSet<usize>,
 ) -> anyhow::Result<Running> {
     let own = Own::load(&args.config_dir, Arc::clone(group), private_file)?;
     let index =
         own.group.client_index(&own.identity.id()).ok_or_else(|| not_a("client", private_file))?;
+    ensure!(seen.insert(index), "{} is given twice", private_file.display());
     let slot = own.group.own_slot(&*own.session.pseudonym()?).ok_or_else(|| {
         DcnetError::config("pseudonym.json", "slots", "holds no slot of this member's key")
     })?;
-    let listener = listen(&format!("{}:{port}", args.bind)).await?;
+    let listener = bind(&format!("{}:{port}", args.bind)).await?;
+    log::info!("client {index}: listening on {}", listener.local_addr()?);
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
         let pads = seed_parties::pads(&*own.session.scalar()?, &own.group.trustee_keys);

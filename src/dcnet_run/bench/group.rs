@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, process::Command, time::sleep};
 use crate::{
     dcnet::{
         ceremony::{self, Files},
-        group::Settings,
+        group::{PARTIES_MAX, Settings},
         identity::Identity,
         member::PartyRef,
         store,
@@ -73,6 +73,7 @@ impl Group {
     pub(super) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
         let honest = plan.clients.saturating_sub(plan.blame.into());
         ensure!(honest > 0, "expected a client that does not jam, got {} in all", plan.clients);
+        ensure!(plan.clients <= PARTIES_MAX, "expected at most {PARTIES_MAX} clients");
         // The relay has the one after the clients'.
         let first_port = free_ports(plan.clients + 1).await?;
         let relay_port = first_port + u16::try_from(plan.clients)?;

@@ -52,7 +52,7 @@ pub struct Plan {
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// What the clients ran as: processes, or tasks of one process.
+    /// What the clients ran as: processes, or tasks (their links threads) of one process.
     pub parties: &'static str,
     /// Clients.
     pub clients: usize,

@@ -205,12 +205,17 @@ impl Group {
 
     /// Clients come first.
     pub fn start(&mut self, at: usize) {
+        self.start_with(at, &[]);
+    }
+
+    pub fn start_with(&mut self, at: usize, variables: &[(&str, &str)]) {
         let (role, id, port) = match at.checked_sub(self.clients.len()) {
             None => ("client", &self.clients[at], self.first_port + at as u16),
             Some(trustee) => ("trustee", &self.trustees[trustee], 0),
         };
         let own = self.path().join(format!("{id}.json"));
         let mut command = cepa(&[role, "-p", &port.to_string()]);
+        command.envs(variables.iter().copied());
         self.running[at] = Some(quiet(command.arg(self.path()).arg(own)));
     }
 
