@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     circuit::{ClientEvent, CloseReason},
-    directory::{Directory, PathRules},
+    directory::{Directory, PathError, PathRules},
     model::{CELL_LEN, Carrier, CircuitKey, DestroyReason, Hop, HttpPeer, NodeId},
     telemetry::{
         CircuitInfo,
@@ -97,10 +97,43 @@ impl Client {
             };
             Some(self.wish.fixed.iter().map(find).collect::<Result<Vec<_>, _>>()?)
         };
-        let failed = |id: &NodeId| self.avoided.iter().any(|(avoided, _)| avoided == id);
+        let usable = |id: &NodeId| {
+            let failed = self.avoided.iter().any(|(avoided, _)| avoided == id);
+            !failed && directory.get(id).is_some()
+        };
         // A pinned guard that is gone or failed of late is stood in for, not replaced.
-        let guard = self.guard.or(self.trial_guard);
-        let guard = guard.filter(|id| !failed(id) && directory.get(id).is_some());
+        let guard = self.guard.or(self.trial_guard).filter(usable);
+        let stand_in = self.stand_in.filter(usable);
+        let rules = PathRules {
+            hops: self.wish.hops,
+            guard,
+            exclude: &[],
+            lab: self.wish.lab,
+            fixed,
+            suite: self.wish.suite,
+            target,
+        };
+        let chosen = match self.choose_by(directory, rules.clone()) {
+            // The guard may be the only exit that would do, or too close to all of them.
+            Err(PathError::TooClose { .. }) if guard.is_some() && rules.fixed.is_none() => {
+                let first = |guard| PathRules { guard, ..rules.clone() };
+                let path = self.choose_by(directory, first(stand_in));
+                let path = path.or_else(|_| self.choose_by(directory, first(None)));
+                self.stand_in = path.iter().flatten().map(|hop| hop.id).next().or(stand_in);
+                path
+            }
+            chosen => chosen,
+        };
+        chosen.map(|path| self.over_carrier(path)).map_err(|error| error.to_string())
+    }
+
+    /// A path by these rules, without the nodes of the other circuit and those that failed, as far
+    /// as that goes.
+    fn choose_by(
+        &mut self,
+        directory: &Directory,
+        rules: PathRules<'_>,
+    ) -> Result<Vec<Hop>, PathError> {
         // Active circuit and spare are built at once at first.
         let newest = || self.numbers.last().map(|(key, _)| *key);
         let other = self.pool.active().or_else(newest).and_then(|key| self.circuits.get(key));
@@ -109,27 +142,15 @@ impl Client {
             .map(|row| row.path().iter().map(|hop| hop.id))
             .into_iter()
             .flatten()
-            .filter(|id| Some(*id) != guard)
+            .filter(|id| Some(*id) != rules.guard)
             .collect();
         exclude.extend(self.avoided.iter().map(|(id, _)| *id));
         let mut given_up = 0;
         loop {
-            let rules = PathRules {
-                hops: self.wish.hops,
-                guard,
-                exclude: &exclude[given_up..],
-                lab: self.wish.lab,
-                fixed: fixed.clone(),
-                suite: self.wish.suite,
-                target,
-            };
+            let rules = PathRules { exclude: &exclude[given_up..], ..rules.clone() };
             match self.links.choose(directory, &rules, &mut self.rng) {
                 Err(_) if given_up < exclude.len() => given_up += 1,
-                chosen => {
-                    return chosen
-                        .map(|path| self.over_carrier(path))
-                        .map_err(|error| error.to_string());
-                }
+                chosen => return chosen,
             }
         }
     }

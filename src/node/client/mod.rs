@@ -102,6 +102,8 @@ pub(crate) struct Client {
     guard: Option<NodeId>,
     /// The first node of the last path, until a guard has proved itself.
     trial_guard: Option<NodeId>,
+    /// The first node of paths in which the guard cannot be first.
+    stand_in: Option<NodeId>,
     on_guard: OnGuard,
     circuits: ClientCircuits,
     table: ClientTable,
@@ -168,6 +170,7 @@ impl Client {
             wish: settings.wish,
             guard: settings.guard,
             trial_guard: None,
+            stand_in: None,
             on_guard: settings.on_guard,
             circuits: ClientCircuits::new(settings.timers, settings.own_suite),
             table: ClientTable::default(),

@@ -5,12 +5,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 
 use super::{controller_gone::new_circuit, refusals::restart};
 use crate::{
+    directory::Guard,
+    keys::StateDir,
     rig::{
         agent::{BulkAnswer, Direction, EchoAnswer, HttpAnswer, Tool, port},
-        daemons::PROHIBITED,
+        daemons::{self, PROHIBITED},
         promise::Evidence,
         stage::{PATIENCE, RECEIVERS, Stage},
     },
@@ -58,6 +61,18 @@ pub fn of_exits(stage: &mut Stage<'_>) {
         stage.promise("a flow to that port takes a circuit whose exit lets it through", by_port);
     }
     stage.promise("a running connection keeps its circuit when new flows move on", keeps);
+    if prepared {
+        stage.promise(
+            format!("and where {ACCEPTS} is the guard, another node is first"),
+            |stage| {
+                stage.daemons.stop_client();
+                pin_guard(stage, ACCEPTS)?;
+                stage.daemons.start_client(stage.network, &[])?;
+                stage.daemons.wait_connected(stage.network, PATIENCE)?;
+                by_port(stage)
+            },
+        );
+    }
     stage.promise("exits with one policy are back", |stage| {
         stage.daemons.stop_client();
         for name in REJECT {
@@ -65,6 +80,13 @@ pub fn of_exits(stage: &mut Stage<'_>) {
         }
         Ok(Evidence::default())
     });
+}
+
+/// Makes a node the guard of the client, which does not run.
+fn pin_guard(stage: &mut Stage<'_>, name: &str) -> Result<()> {
+    let id = stage.daemons.node_status(stage.network, name)?.id.parse()?;
+    let dir = StateDir::open(&daemons::state(stage.network.host("sender")?))?;
+    Ok(Guard::new(id, name, Timestamp::now()).save(&dir)?)
 }
 
 fn by_port(stage: &mut Stage<'_>) -> Result<Evidence> {
