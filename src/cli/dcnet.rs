@@ -37,7 +37,7 @@ enum Command {
     /// Run the relay: the hub all clients and trustees connect to
     Relay(RelayArgs),
     /// Run a trustee: it sends pads and carries nobody's traffic
-    Trustee(PartyArgs),
+    Trustee(TrusteeArgs),
     /// Run a client: local connections to its port go through the DC-net
     Client(ClientArgs),
     /// Run a SOCKS5 server behind the relay
@@ -122,25 +122,8 @@ pub(super) struct RelayArgs {
 
 #[derive(clap::Args)]
 pub(super) struct PartyArgs {
-    /// A client's port for local connections; a trustee needs none
-    #[arg(short, long, default_value_t = 0)]
-    pub(super) port: u16,
-    /// Address of that port
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    pub(super) bind: String,
-    /// Which messages the parties exchange
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) wire: Wire,
-    /// The configuration directory
-    pub(super) config_dir: PathBuf,
-    /// The party's private file, {config_dir}/{id}.json
-    pub(super) private_file: PathBuf,
-}
-
-#[derive(clap::Args)]
-pub(super) struct ClientArgs {
-    /// Port for local connections; of several members the first's, from which the others count up
-    /// [default: any that are free; the log names them]
+    /// A client's port for local connections, of several members the first's, from which the others
+    /// count up; a trustee needs none [default: any that are free; the log names them]
     #[arg(short, long, default_value_t = 0, hide_default_value = true)]
     pub(super) port: u16,
     /// Address of that port
@@ -151,6 +134,20 @@ pub(super) struct ClientArgs {
     pub(super) wire: Wire,
     /// The configuration directory
     pub(super) config_dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct TrusteeArgs {
+    #[command(flatten)]
+    pub(super) party: PartyArgs,
+    /// The party's private file, {config_dir}/{id}.json
+    pub(super) private_file: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ClientArgs {
+    #[command(flatten)]
+    pub(super) party: PartyArgs,
     /// The member's private file, {config_dir}/{id}.json; of several members one each
     #[arg(required = true, value_name = "PRIVATE_FILE")]
     pub(super) private_files: Vec<PathBuf>,
@@ -292,7 +289,7 @@ impl Args {
     }
 }
 
-/// Runs a party on one thread, which also feeds the service manager's watchdog.
+/// Runs a party; the runtime it is on also feeds the service manager's watchdog.
 fn run_party(party: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     super::block_on(async {
         tokio::select! {

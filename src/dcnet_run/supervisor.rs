@@ -1,13 +1,16 @@
 //! Starts the parties of one machine and watches them.
 //!
 //! In: a configuration directory, how many clients to leave to be started by hand. Out: child
-//! processes, ended with the supervisor: one per party, or one for all clients. Called by: `cepa dcnet supervisor`, the bench.
+//! processes, ended with the supervisor: one per party, or one for all clients.
+//! Called by: `cepa dcnet supervisor`, the bench.
 
 use std::{
     ffi::OsString,
     fs::File,
+    io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
+    slice,
 };
 
 use anyhow::{Context, bail};
@@ -47,7 +50,7 @@ pub fn end_with_supervisor() {
         return;
     }
     std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);
     });
 }
@@ -107,8 +110,8 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
         arguments.extend(plan.extra.iter().cloned());
         parties.push(start(&program, "relay".into(), arguments, plan.logs.as_deref())?);
     }
-    for (at, id) in plan.trustees.chunks(1).enumerate() {
-        let arguments = party_args("trustee", 0, id);
+    for (at, id) in plan.trustees.iter().enumerate() {
+        let arguments = party_args("trustee", 0, slice::from_ref(id));
         parties.push(start(&program, format!("trustee {at}"), arguments, plan.logs.as_deref())?);
     }
     let each = if plan.together { plan.clients.len().max(1) } else { 1 };
@@ -126,16 +129,27 @@ pub fn start_all(plan: &Plan) -> anyhow::Result<Vec<Party>> {
     Ok(parties)
 }
 
+/// A party that has ended, if any has, and how.
+///
+/// # Errors
+/// When the system does not know the process.
+pub fn first_ended(parties: &mut [Party]) -> io::Result<Option<(&Party, ExitStatus)>> {
+    for party in parties {
+        if let Some(status) = party.child.try_wait()? {
+            return Ok(Some((party, status)));
+        }
+    }
+    Ok(None)
+}
+
 /// Waits until a party ends, which is an error, or until the person ends it.
 ///
 /// # Errors
 /// Names the party that ended.
 pub async fn watch(parties: &mut [Party]) -> anyhow::Result<()> {
     loop {
-        for party in parties.iter_mut() {
-            if let Some(status) = party.child.try_wait()? {
-                bail!("{} ended ({status}); its log above says why", party.name);
-            }
+        if let Some((party, status)) = first_ended(parties)? {
+            bail!("{} ended ({status}); its log above says why", party.name);
         }
         tokio::select! {
             () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}

@@ -96,11 +96,9 @@ fn a_stopped_client_is_left_out_within_a_second_and_comes_back() {
     echo_for(Duration::from_secs(1), &mut stream);
     group.signal(3, "STOP");
     let longest = echo_for(Duration::from_secs(2), &mut stream);
-    let members =
-        |count| move |status: &Value| status["members"].as_array().unwrap().len() == count;
-    group.await_status(members(3));
+    group.await_members(3);
     group.signal(3, "CONT");
-    group.await_status(members(4));
+    group.await_members(4);
     println!("the longest echo took {} ms", longest.as_millis());
     assert!(
         longest > Duration::from_millis(300) && longest < Duration::from_secs(2),
@@ -132,7 +130,7 @@ fn a_client_started_again_knows_whom_it_has_spoken_among() {
     let strangers = serde_json::json!({"spoken": [0, 61, 62], "convicted": []});
     std::fs::write(&file, strangers.to_string()).unwrap();
     group.start(0);
-    group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+    group.await_members(3);
     let mut stream = group.connect(0);
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     stream.write_all(b"not to be heard").unwrap();
@@ -196,8 +194,7 @@ fn curl_and_chromium_through_a_client_and_the_page_of_the_relay() {
     // is asked for while all are there, and shows the interval that they are in.
     let (seen, interval) = (0..5)
         .map(|_| {
-            let all = |status: &Value| status["members"].as_array().unwrap().len() == 3;
-            let interval = group.await_status(all)["interval"].clone();
+            let interval = group.await_members(3)["interval"].clone();
             (browse(&page, &["--virtual-time-budget=3000"]), interval)
         })
         .find(|(seen, interval)| seen.contains(&format!("Interval {interval}, 3 members.")))
@@ -267,13 +264,16 @@ fn churn_every_two_seconds_loses_no_byte() {
     assert!(*memory.last().unwrap() < settled + 16_384, "{memory:?}");
 }
 
+fn bench(flag: &str) -> Value {
+    let output =
+        cepa(&["bench", "-c", "4", "-t", "2", "--seconds", "1", flag, "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn the_bench_convicts_its_jammer() {
-    let output = cepa(&["bench", "-c", "4", "-t", "2", "--seconds", "1", "--blame", "--json"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = bench("--blame");
     assert_eq!(report["parties"], "processes");
     assert_eq!(report["blamed"], "client 3");
     assert!(report["rounds_per_s"].as_f64().unwrap() > 100.0, "{report}");
@@ -293,7 +293,7 @@ fn broken_handshakes_end_no_party() {
     }
     drop(listener);
     group.start_relay();
-    group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+    group.await_members(3);
     for at in 0..3 {
         echo(group.connect(at), b"back again");
     }
@@ -311,7 +311,7 @@ fn trustees_and_clients_with_a_link_feed_the_watchdog() {
         group.await_status(|status| status["interval"] == 0 || party == 0);
         let path = path.to_str().unwrap();
         group.start_with(party, &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "1000000")]);
-        group.await_status(|status| status["members"].as_array().unwrap().len() == 3);
+        group.await_members(3);
         let (end, mut fed) = (Instant::now() + Duration::from_secs(5), 0);
         while Instant::now() < end {
             let mut said = [0; 64];
@@ -338,24 +338,20 @@ fn members_of_one_process_speak_each_at_its_own_port() {
     let mut group = Group::new(4, 2);
     group.kill(2);
     group.kill(3);
-    group.await_status(|status| status["members"].as_array().unwrap().len() == 2);
+    group.await_members(2);
     let together = group.start_together(&[2, 3]);
-    group.await_status(|status| status["members"].as_array().unwrap().len() == 4);
+    group.await_members(4);
     for at in 0..4 {
         echo(group.connect(at), format!("member {at}").as_bytes());
     }
     drop(together);
-    group.await_status(|status| status["members"].as_array().unwrap().len() == 2);
+    group.await_members(2);
     echo(group.connect(0), b"the others go on");
 }
 
 #[test]
 fn the_bench_runs_its_clients_as_tasks_too() {
-    let output = cepa(&["bench", "-c", "4", "-t", "2", "--seconds", "1", "--tasks", "--json"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = bench("--tasks");
     assert_eq!(report["parties"], "tasks");
     let client_cpu = report["cpu"][2].as_f64().unwrap();
     assert!(client_cpu > 0.0 && client_cpu < 1.0, "{report}");

@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use super::{
-    ClientArgs, EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs, Wire,
+    ClientArgs, EchoArgs, PartyArgs, RelayArgs, SocksArgs, SupervisorArgs, TestClientArgs,
+    TrusteeArgs, Wire,
 };
 use crate::{
     cli::output,
@@ -126,13 +127,14 @@ pub(super) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     Ok(LocalSet::new().run_until(hub::run(setup, listener, started)).await?)
 }
 
-pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
+pub(super) async fn trustee(args: TrusteeArgs) -> anyhow::Result<()> {
+    let TrusteeArgs { party: args, private_file } = args;
     let group = Arc::new(store::load_group(&args.config_dir)?);
-    let own = Own::load(&args.config_dir, group, &args.private_file)?;
+    let own = Own::load(&args.config_dir, group, &private_file)?;
     let index = own
         .group
         .trustee_index(&own.identity.id())
-        .ok_or_else(|| not_a("trustee", &args.private_file))?;
+        .ok_or_else(|| not_a("trustee", &private_file))?;
     if args.wire == Wire::Seed {
         store::load_interval(&args.config_dir)?.check_seed(&own.group)?;
         let pads = seed_parties::pads(&*own.session.scalar()?, &own.group.client_keys);
@@ -146,14 +148,15 @@ pub(super) async fn trustee(args: PartyArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn client(args: ClientArgs) -> anyhow::Result<()> {
+    let ClientArgs { party: args, private_files } = args;
     let group = Arc::new(store::load_group(&args.config_dir)?);
     let running = async {
         let (mut members, mut seen) = (JoinSet::new(), BTreeSet::new());
-        for (at, private_file) in args.private_files.iter().enumerate() {
+        for (at, private_file) in private_files.iter().enumerate() {
             let port = match args.port {
                 0 => 0,
                 first => u16::try_from(usize::from(first) + at).with_context(|| {
-                    format!("the ports of {} members end beyond 65535", args.private_files.len())
+                    format!("the ports of {} members end beyond 65535", private_files.len())
                 })?,
             };
             members.spawn_local(member(&args, &group, private_file, port, &mut seen).await?);
@@ -171,7 +174,7 @@ type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
 /// One member, ready to run.
 async fn member(
-    args: &ClientArgs,
+    args: &PartyArgs,
     group: &Arc<Group>,
     private_file: &Path,
     port: u16,

@@ -71,8 +71,11 @@ async fn free_ports(count: usize) -> anyhow::Result<u16> {
 impl Group {
     /// Makes the files, starts everybody, and waits for an interval with all.
     pub(super) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
-        let honest = plan.clients.saturating_sub(plan.blame.into());
-        ensure!(honest > 0, "expected a client that does not jam, got {} in all", plan.clients);
+        ensure!(
+            plan.honest() > 0,
+            "expected a client that does not jam, got {} in all",
+            plan.clients
+        );
         ensure!(plan.clients <= PARTIES_MAX, "expected at most {PARTIES_MAX} clients");
         // The relay has the one after the clients'.
         let first_port = free_ports(plan.clients + 1).await?;
@@ -116,7 +119,7 @@ impl Group {
         // The last client is a process of its own in any case: it will leave, and come back.
         group.parties.extend(supervisor::start_all(&supervisor::Plan {
             trustees: ids(&group.files.system.trustees),
-            clients: ids(&group.files.system.clients[..group.honest() - 1]),
+            clients: ids(&group.files.system.clients[..plan.honest() - 1]),
             together: plan.tasks,
             ..group.supervised()
         })?);
@@ -127,11 +130,6 @@ impl Group {
         let patience = Duration::from_secs(60 + plan.clients as u64);
         group.await_members(plan.clients, patience).await?;
         Ok(group)
-    }
-
-    /// Clients but the jammer, who is a task of this program.
-    pub(super) fn honest(&self) -> usize {
-        self.plan.clients - usize::from(self.plan.blame)
     }
 
     fn supervised(&self) -> supervisor::Plan {
@@ -159,7 +157,7 @@ impl Group {
 
     /// Starts the last client; its local port.
     pub(super) fn start_last(&mut self) -> anyhow::Result<u16> {
-        let at = self.honest() - 1;
+        let at = self.plan.honest() - 1;
         self.parties.extend(supervisor::start_all(&supervisor::Plan {
             clients: vec![self.files.system.clients[at].id.to_string()],
             first_client: at,
@@ -185,14 +183,14 @@ impl Group {
     }
 
     pub(super) async fn await_status(
-        &self,
+        &mut self,
         patience: Duration,
         done: impl Fn(&Status) -> bool,
     ) -> anyhow::Result<Status> {
         let end = Instant::now() + patience;
         loop {
-            if let Some(party) = self.parties.iter().find(|party| has_ended(party)) {
-                bail!("{} ended; the last it said: {}", party.name, last_words(party));
+            if let Some((party, status)) = supervisor::first_ended(&mut self.parties)? {
+                bail!("{} ended ({status}); the last it said: {}", party.name, last_words(party));
             }
             match self.status() {
                 Ok(status) if done(&status) => return Ok(status),
@@ -207,7 +205,7 @@ impl Group {
 
     /// Waits for an interval with so many clients.
     pub(super) async fn await_members(
-        &self,
+        &mut self,
         count: usize,
         patience: Duration,
     ) -> anyhow::Result<()> {
@@ -242,24 +240,15 @@ impl Group {
     }
 }
 
-/// What the system knows of a process, from its third field on.
-fn stat(party: &Party) -> Vec<String> {
-    let id = party.child.id().unwrap_or_default();
-    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    text.rsplit(')').next().unwrap_or("").split_whitespace().map(String::from).collect()
-}
-
-fn has_ended(party: &Party) -> bool {
-    stat(party).first().is_none_or(|state| state == "Z")
-}
-
 fn last_words(party: &Party) -> String {
     let log = party.log.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
     log.as_deref().and_then(|log| log.lines().last()).unwrap_or("nothing").to_owned()
 }
 
 fn cpu_seconds(party: &Party) -> f64 {
-    let fields = stat(party);
+    let Some(id) = party.child.id() else { return 0.0 };
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let ticks =
         |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     // utime and stime, in hundredths of a second on every Linux this runs on.

@@ -49,6 +49,13 @@ pub struct Plan {
     pub tasks: bool,
 }
 
+impl Plan {
+    /// Clients but the jammer, who is a task of this program.
+    const fn honest(&self) -> usize {
+        self.clients.saturating_sub(self.blame as usize)
+    }
+}
+
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
@@ -122,18 +129,18 @@ pub async fn run(plan: &Plan, dir: &Path) -> anyhow::Result<Report> {
     let port = group.first_port;
     let open = echoes(&[port], plan.time).await?;
     (report.echo_p50_ms, report.echo_p99_ms) = (open.quantile_ms(0.5), open.quantile_ms(0.99));
-    if group.honest() > 1 {
+    if plan.honest() > 1 {
         let idle = echoes(&[port, port + 1], plan.time).await?;
         (report.idle_echo_p50_ms, report.idle_echo_p99_ms) =
             (idle.quantile_ms(0.5), idle.quantile_ms(0.99));
     }
     measure_flood(plan, &group, &mut report).await?;
-    if group.honest() > 2 {
+    if plan.honest() > 2 {
         measure_churn(plan, &mut group, &mut report).await?;
-        measure_hung(plan, &group, &mut report).await?;
+        measure_hung(plan, &mut group, &mut report).await?;
     }
     if plan.blame {
-        measure_blame(&group, &mut report).await?;
+        measure_blame(&mut group, &mut report).await?;
     }
     Ok(report)
 }
@@ -162,7 +169,7 @@ async fn measure_flood(plan: &Plan, group: &Group, report: &mut Report) -> anyho
         cpu_after.iter().zip(&cpu_before).map(|(after, before)| (after - before) / time).collect();
     let mean = |slice: &[f64]| slice.iter().sum::<f64>() / slice.len().max(1) as f64;
     let trustees = 1 + plan.trustees;
-    let clients = used[trustees..].iter().sum::<f64>() / group.honest().max(1) as f64;
+    let clients = used[trustees..].iter().sum::<f64>() / plan.honest() as f64;
     report.cpu = [used[0], mean(&used[1..trustees]), clients];
     Ok(())
 }
@@ -183,7 +190,7 @@ async fn measure_churn(plan: &Plan, group: &mut Group, report: &mut Report) -> a
 }
 
 /// One client is stopped, as a machine that hangs would be, while another's echoes go on.
-async fn measure_hung(plan: &Plan, group: &Group, report: &mut Report) -> anyhow::Result<()> {
+async fn measure_hung(plan: &Plan, group: &mut Group, report: &mut Report) -> anyhow::Result<()> {
     let echoing = longest_echo(group.first_port);
     sleep(Duration::from_millis(500)).await;
     group.signal_last("STOP").await?;
@@ -195,7 +202,7 @@ async fn measure_hung(plan: &Plan, group: &Group, report: &mut Report) -> anyhow
 }
 
 /// The last client jams, while another floods.
-async fn measure_blame(group: &Group, report: &mut Report) -> anyhow::Result<()> {
+async fn measure_blame(group: &mut Group, report: &mut Report) -> anyhow::Result<()> {
     let before = group.status()?;
     group.jam.store(true, Ordering::Relaxed);
     let flooding = flood(group.first_port);

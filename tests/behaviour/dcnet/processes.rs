@@ -181,9 +181,7 @@ impl Group {
         for at in 0..usize::from(clients + trustees) {
             group.start(at);
         }
-        group.await_status(|status| {
-            status["members"].as_array().unwrap().len() == group.clients.len()
-        });
+        group.await_members(group.clients.len());
         group
     }
 
@@ -256,6 +254,11 @@ impl Group {
             assert!(Instant::now() < end, "{:?}", self.status());
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits for an interval with so many clients.
+    pub fn await_members(&self, count: usize) -> Value {
+        self.await_status(|status| status["members"].as_array().unwrap().len() == count)
     }
 
     pub fn connect(&self, at: u16) -> TcpStream {
