@@ -48,6 +48,11 @@ impl CounterAead {
         out
     }
 
+    /// Adds the keystream that [`Self::seal`] encrypts with; doing it twice undoes it.
+    pub(super) fn apply_keystream(&self, seq: u32, bytes: &mut [u8]) {
+        self.seal(seq, &[], bytes);
+    }
+
     /// Opens `bytes` in place; on an error their content is undefined.
     pub(super) fn open(
         &self,

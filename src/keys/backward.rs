@@ -13,7 +13,7 @@ use rand::Rng;
 
 use super::{
     HopKeys, PairKeys,
-    aead::{BadTag, CounterAead, CounterTag, counter_nonce},
+    aead::{BadTag, CounterAead, CounterTag},
     stream::StreamKey,
 };
 use crate::model::{BODY_AT, BODY_LEN, CELL_LEN, CID_LEN, SEQ_LEN, SLOTS, TAG_LEN};
@@ -26,7 +26,6 @@ const STREAM_AT: usize = CID_LEN + SEQ_LEN;
 /// The backward layer of one hop, at that hop and at the client.
 pub struct BackwardLayer {
     stream: StreamKey,
-    stream_salt: [u8; 12],
     aead: CounterAead,
 }
 
@@ -34,8 +33,7 @@ impl BackwardLayer {
     /// Expands the backward keys of a hop.
     pub fn new(keys: &HopKeys) -> Self {
         Self {
-            stream: StreamKey::new(keys.suite, &keys.bwd_stream),
-            stream_salt: keys.bwd_stream_salt,
+            stream: StreamKey::new(keys.suite, &keys.bwd_stream, keys.bwd_stream_salt),
             aead: CounterAead::new(keys.suite, &keys.bwd_aead, keys.bwd_aead_salt),
         }
     }
@@ -86,7 +84,7 @@ impl BackwardLayer {
     }
 
     fn apply(&self, seq: u32, cell: &mut [u8; CELL_LEN]) {
-        self.stream.apply(&counter_nonce(&self.stream_salt, seq), &mut cell[STREAM_AT..]);
+        self.stream.apply(seq, &mut cell[STREAM_AT..]);
     }
 }
 

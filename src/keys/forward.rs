@@ -13,7 +13,7 @@ use rand::Rng;
 use super::{
     HopKeys,
     aead::{BadTag, CounterAead, counter_nonce},
-    stream::{BlocksAhead, chacha_block},
+    stream::BlocksAhead,
 };
 use crate::model::{
     BODY_AT, CELL_LEN, CID_LEN, SEQ_LEN, SLOT_LEN, SLOTS, Suite, TAG_LEN, prefetch,
@@ -72,25 +72,19 @@ impl ForwardLayer {
 /// A client's forward layer of one hop: the node's, and the keystream that meets the fillers.
 pub struct ForwardWrap {
     layer: ForwardLayer,
-    keystream: Keystream,
+    /// With AES, the blocks that the AEAD encrypts the later slots with.
+    ahead: Option<Box<BlocksAhead<4>>>,
     salt: [u8; 12],
-}
-
-enum Keystream {
-    Aes(Box<BlocksAhead<4>>),
-    ChaCha(Box<zeroize::Zeroizing<[u8; 32]>>),
 }
 
 impl ForwardWrap {
     /// Expands the forward keys of a hop for its client.
     pub fn new(keys: &HopKeys) -> Self {
-        let keystream = match keys.suite {
-            Suite::Aes128Gcm => Keystream::Aes(Box::new(BlocksAhead::new(&keys.fwd_aead[..16]))),
-            Suite::ChaCha20Poly1305 => {
-                Keystream::ChaCha(Box::new(zeroize::Zeroizing::new(keys.fwd_aead)))
-            }
+        let ahead = match keys.suite {
+            Suite::Aes128Gcm => Some(Box::new(BlocksAhead::new(&keys.fwd_aead[..16]))),
+            Suite::ChaCha20Poly1305 => None,
         };
-        Self { layer: ForwardLayer::new(keys), keystream, salt: keys.fwd_salt }
+        Self { layer: ForwardLayer::new(keys), ahead, salt: keys.fwd_salt }
     }
 
     /// The AEAD's keystream over the last `length` bytes of the later slots, xored into `bytes`.
@@ -100,19 +94,18 @@ impl ForwardWrap {
         }
         let start = LATER_LEN - bytes.len();
         let salt = &self.salt;
-        let chacha;
-        let stream: &[u8] = match &mut self.keystream {
-            Keystream::Aes(ahead) => first_bytes::<4, LATER_LEN>(ahead.of(seq, |seq, number| {
+        let mut sealed = [0u8; LATER_LEN];
+        let stream = match &mut self.ahead {
+            Some(ahead) => first_bytes::<4, LATER_LEN>(ahead.of(seq, |seq, number| {
                 let mut block = [0u8; 16];
                 block[..12].copy_from_slice(&counter_nonce(salt, seq));
                 // GCM (NIST SP 800-38D): block 1 masks the tag, data starts at block 2.
                 block[12..].copy_from_slice(&(number + 2).to_be_bytes());
                 block
             })),
-            // RFC 8439: block 0 keys Poly1305, data starts at block 1.
-            Keystream::ChaCha(key) => {
-                chacha = chacha_block(key, &counter_nonce(salt, seq), 1);
-                &chacha
+            None => {
+                self.layer.aead.apply_keystream(seq, &mut sealed);
+                &sealed
             }
         };
         for (byte, key) in bytes.iter_mut().zip(&stream[start..LATER_LEN]) {

@@ -1,4 +1,4 @@
-//! The stream cipher of the backward layers, and single ChaCha20 blocks.
+//! The stream cipher of the backward layers, and AES blocks computed ahead.
 //!
 //! In: key bytes, a nonce, a buffer. Out: the buffer, xored with the keystream.
 //! Called by: the layers of this folder.
@@ -11,41 +11,41 @@ use aws_lc_rs::{
     cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
     iv::FixedLength,
 };
-use chacha20::{
-    ChaCha20,
-    cipher::{KeyIvInit, StreamCipher, StreamCipherSeek},
-};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
+use super::aead::{CounterAead, counter_nonce};
 use crate::model::{Suite, prefetch, prefetch_start};
 
-/// An expanded stream key; the counter block is a 96-bit nonce and a 32-bit block number from 0.
+/// An expanded stream key; the nonce is `salt` xor the sequence number in its last four bytes.
 pub(super) enum StreamKey {
-    Aes(AesCtr),
-    ChaCha(Box<Zeroizing<[u8; 32]>>),
+    /// Blocks count from 0.
+    Aes { key: AesCtr, salt: [u8; 12] },
+    /// Blocks count from 1: the stream is what the AEAD encrypts with, and its tag is left out. No
+    /// library here has ChaCha20 alone as quick as that (docs/decisions/0024-chacha-streams.md).
+    ChaCha(Box<CounterAead>),
 }
 
 impl StreamKey {
     /// Expands `key`; AES-128 takes its first 16 bytes.
-    pub(super) fn new(suite: Suite, key: &[u8; 32]) -> Self {
+    pub(super) fn new(suite: Suite, key: &[u8; 32], salt: [u8; 12]) -> Self {
         match suite {
             Suite::Aes128Gcm => {
                 let (key, _) = key.split_at(16);
-                Self::Aes(AesCtr::new(key))
+                Self::Aes { key: AesCtr::new(key), salt }
             }
-            Suite::ChaCha20Poly1305 => Self::ChaCha(Box::new(Zeroizing::new(*key))),
+            Suite::ChaCha20Poly1305 => Self::ChaCha(Box::new(CounterAead::new(suite, key, salt))),
         }
     }
 
-    /// Adds the keystream of `nonce` to `bytes`; doing it twice undoes it.
-    pub(super) fn apply(&self, nonce: &[u8; 12], bytes: &mut [u8]) {
+    /// Adds the keystream of `seq` to `bytes`; doing it twice undoes it.
+    pub(super) fn apply(&self, seq: u32, bytes: &mut [u8]) {
         match self {
-            Self::Aes(key) => {
+            Self::Aes { key, salt } => {
                 let mut block = [0u8; 16];
-                block[..12].copy_from_slice(nonce);
+                block[..12].copy_from_slice(&counter_nonce(salt, seq));
                 key.apply(block, bytes);
             }
-            Self::ChaCha(key) => chacha(key, nonce).apply_keystream(bytes),
+            Self::ChaCha(key) => key.apply_keystream(seq, bytes),
         }
     }
 }
@@ -134,19 +134,6 @@ impl<const BLOCKS: usize> Drop for BlocksAhead<BLOCKS> {
     }
 }
 
-/// One 64-byte block of the ChaCha20 keystream (RFC 8439).
-pub(super) fn chacha_block(key: &[u8; 32], nonce: &[u8; 12], number: u32) -> [u8; 64] {
-    let mut cipher = chacha(key, nonce);
-    cipher.seek(u64::from(number) * 64);
-    let mut block = [0u8; 64];
-    cipher.apply_keystream(&mut block);
-    block
-}
-
-fn chacha(key: &[u8; 32], nonce: &[u8; 12]) -> ChaCha20 {
-    ChaCha20::new(key.into(), nonce.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,9 +142,9 @@ mod tests {
     #[test]
     fn aes_ctr_is_the_standard_mode() {
         let key = [0x42u8; 32];
-        let stream = StreamKey::new(Suite::Aes128Gcm, &key);
+        let stream = StreamKey::new(Suite::Aes128Gcm, &key, [7; 12]);
         let mut bytes = [0u8; 40];
-        stream.apply(&[7; 12], &mut bytes);
+        stream.apply(0, &mut bytes);
         let aes = Aes128Enc::new_from_slice(&key[..16]).unwrap();
         let mut expected = Vec::new();
         for number in 0u32..3 {
@@ -167,6 +154,24 @@ mod tests {
             expected.extend_from_slice(&block);
         }
         assert_eq!(bytes[..], expected[..40]);
+    }
+
+    /// RFC 8439, 2.4.2: the keystream from block 1 on.
+    #[test]
+    fn chacha_streams_are_the_standard_cipher_from_block_1() {
+        let key: [u8; 32] = core::array::from_fn(|index| index as u8);
+        let salt = [0, 0, 0, 0, 0, 0, 0, 0x4a, 0, 0, 0, 0];
+        let stream = StreamKey::new(Suite::ChaCha20Poly1305, &key, salt);
+        let mut bytes = [0u8; 114];
+        stream.apply(0, &mut bytes);
+        assert_eq!(
+            hex::encode(bytes),
+            "224f51f3401bd9e12fde276fb8631ded8c131f823d2c06e27e4fcaec9ef3cf788a3b0aa372600a92b57974cd\
+             ed2b9334794cba40c63e34cdea212c4cf07d41b769a6749f3f630f4122cafe28ec4dc47e26d4346d70b98c73\
+             f3e9c53ac40c5945398b6eda1a832c89c167eacd901d7e2bf363"
+        );
+        stream.apply(0, &mut bytes);
+        assert_eq!(bytes, [0; 114]);
     }
 
     /// Whatever the order of the counters, each has the blocks that AES makes of its inputs.
@@ -185,16 +190,5 @@ mod tests {
             aes.encrypt_blocks(&mut expected);
             assert_eq!(*ahead.of(seq, input), expected, "counter {seq}");
         }
-    }
-
-    /// RFC 8439, 2.3.2.
-    #[test]
-    fn chacha_block_is_the_standard_one() {
-        let key: [u8; 32] = core::array::from_fn(|index| index as u8);
-        let nonce = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0];
-        assert_eq!(
-            hex::encode(&chacha_block(&key, &nonce, 1)[..16]),
-            "10f1e7e4d13b5915500fdd1fa32071c4"
-        );
     }
 }

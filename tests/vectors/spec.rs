@@ -100,10 +100,11 @@ pub(crate) fn open(
     }
 }
 
-/// The keystream of a suite's stream cipher: counter block = nonce, then a block number from 0.
+/// The keystream of a suite's stream cipher: counter block = nonce, then a block number, from 0 with
+/// AES and from 1 with ChaCha20.
 fn keystream(suite: u8, key: &[u8], nonce: &[u8; 12], length: usize) -> Vec<u8> {
     let mut stream = Vec::new();
-    for number in 0.. {
+    for number in u32::from(suite == CHACHA).. {
         if stream.len() >= length {
             break;
         }
