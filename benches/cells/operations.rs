@@ -2,23 +2,28 @@
 //!
 //! In: nothing. Out: operations by name. Called by: the bench's main.
 
-use std::{hint::black_box, net::SocketAddr, time::Instant};
+use std::{cell::OnceCell, hint::black_box, net::SocketAddr, time::Instant};
 
 use cepa::{
     circuit::{ClientHandshake, NodeCircuits, NodeLimits, respond},
     forward::{
-        ClientTable, ClientVerdict, RelayTable, Verdict,
+        ClientTable, ClientVerdict, Opened, Outbox, RelayTable, Verdict,
         stream::{BodySink, Packer, Reassembler},
     },
     keys::{
         BackwardLayer, ForwardLayer, ForwardWrap, HopKeys, Identity, LinkTag, OAEP_LABEL, OnionKey,
         PairKeys, RelayKeys, wrap,
     },
-    model::{BODY_LEN, CELL_LEN, Cid, CircuitKey, DropCounters, Hop, NodeId, PacketBatch, Suite},
+    model::{
+        Alone, BODY_LEN, CELL_LEN, Cid, CircuitKey, DropCounters, Hop, NodeId, PacketBatch, Suite,
+    },
+    node::Workers,
     wire::{OaepPlain, Status, set_cid},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+/// Cells of one message of a busy read.
+const MESSAGE: usize = 46;
 /// Cells of one sample: what a busy read brings, and little enough for the second-level cache.
 const BATCH: usize = 256;
 
@@ -38,7 +43,7 @@ pub(crate) trait Operation {
 
 pub(crate) type Make = fn() -> Box<dyn Operation>;
 
-pub(crate) const OPERATIONS: [(&str, Make); 24] = [
+pub(crate) const OPERATIONS: [(&str, Make); 29] = [
     ("client wrap, 3 hops, aes", || Wrap::made(Suite::Aes128Gcm)),
     ("client wrap, 3 hops, chacha", || Wrap::made(Suite::ChaCha20Poly1305)),
     ("node peel, aes", || Peel::made(Suite::Aes128Gcm)),
@@ -53,13 +58,18 @@ pub(crate) const OPERATIONS: [(&str, Make); 24] = [
     }),
     ("node add, aes", || Add::made(Suite::Aes128Gcm)),
     ("node add, chacha", || Add::made(Suite::ChaCha20Poly1305)),
-    ("node backward, aes", || Backward::made(Suite::Aes128Gcm)),
-    ("node backward, chacha", || Backward::made(Suite::ChaCha20Poly1305)),
+    ("node backward, aes", || Backward::made(Suite::Aes128Gcm, 1)),
+    ("node backward, aes, 2 threads", || Backward::made(Suite::Aes128Gcm, 2)),
+    ("node backward, chacha", || Backward::made(Suite::ChaCha20Poly1305, 1)),
+    ("node backward, chacha, 2 threads", || Backward::made(Suite::ChaCha20Poly1305, 2)),
     ("exit open, aes", || Open::made(Suite::Aes128Gcm)),
     ("exit open, chacha", || Open::made(Suite::ChaCha20Poly1305)),
     ("exit seal, aes", || Seal::made(Suite::Aes128Gcm)),
-    ("client peel, 3 hops, aes", || ClientPeel::made(Suite::Aes128Gcm)),
-    ("client peel, 3 hops, chacha", || ClientPeel::made(Suite::ChaCha20Poly1305)),
+    ("client peel, 3 hops, aes", || ClientPeel::made(Suite::Aes128Gcm, 1)),
+    ("client peel, 3 hops, chacha", || ClientPeel::made(Suite::ChaCha20Poly1305, 1)),
+    ("client peel, 3 hops, chacha, 2 threads", || ClientPeel::made(Suite::ChaCha20Poly1305, 2)),
+    ("client finish, 3 hops, chacha", || ClientFinish::made(Suite::ChaCha20Poly1305, 1)),
+    ("client finish, 3 hops, chacha, 2 threads", || ClientFinish::made(Suite::ChaCha20Poly1305, 2)),
     ("stream pack, 1500 bytes", || Box::new(Pack::default())),
     ("stream unpack, 1500 bytes", || Unpack::made()),
     ("noise: a CREATE without mac1", || Noise::made()),
@@ -151,6 +161,64 @@ impl Operation for Peel {
     }
 }
 
+/// A client's circuit of three hops.
+fn client_table(suite: Suite, rng: &mut SmallRng) -> ClientTable {
+    let (mut table, key) = (ClientTable::default(), CircuitKey(0));
+    table.open(Instant::now(), key, cid(0, 1), addr(1), &pair(suite, 1), rng);
+    for number in 1..=3 {
+        table.add_hop(key, &keys(suite, number), rng);
+    }
+    table
+}
+
+/// A client's bodies, three calls' worth, closed and wrapped.
+struct ClientFinish {
+    table: ClientTable,
+    outbox: Outbox,
+    threads: usize,
+    rng: SmallRng,
+}
+
+impl ClientFinish {
+    fn made(suite: Suite, threads: usize) -> Box<dyn Operation> {
+        let mut rng = rng();
+        let table = client_table(suite, &mut rng);
+        Box::new(Self { table, outbox: Outbox::default(), threads, rng })
+    }
+}
+
+impl Operation for ClientFinish {
+    fn count(&self) -> usize {
+        3 * MESSAGE
+    }
+
+    fn prepare(&mut self) {
+        self.outbox.clear();
+        let mut packet = [0x45; 1200];
+        packet[2..4].copy_from_slice(&1200u16.to_be_bytes());
+        while self.outbox.len() < self.count() {
+            let sent = self.table.send_packet(CircuitKey(0), &packet, &mut self.outbox);
+            assert_eq!(sent, Ok(()));
+        }
+    }
+
+    fn run(&mut self) {
+        with_crew(self.threads, |crew| self.table.finish(&mut self.outbox, &mut self.rng, crew));
+    }
+}
+
+/// Calls `run` with a crew of so many threads. This thread can be of one crew only, so that crew is
+/// kept.
+fn with_crew(threads: usize, run: impl FnOnce(&Workers)) {
+    thread_local! {
+        static CREW: OnceCell<Workers> = const { OnceCell::new() };
+    }
+    match threads {
+        1 => run(&Workers::default()),
+        threads => CREW.with(|crew| run(crew.get_or_init(|| Workers::start(threads)))),
+    }
+}
+
 /// A table of circuits that all have the same keys, each under ids of its own.
 fn table(suite: Suite, circuits: usize) -> RelayTable {
     let (mut table, now, mut rng) = (RelayTable::default(), Instant::now(), rng());
@@ -173,6 +241,7 @@ struct Forward {
     step: usize,
     seqs: Vec<u32>,
     cells: Vec<Cell>,
+    verdicts: Vec<Verdict>,
     rng: SmallRng,
 }
 
@@ -185,6 +254,7 @@ impl Forward {
             step: circuits / active,
             seqs: vec![1; active],
             cells: cells(),
+            verdicts: Vec::new(),
             rng: rng(),
         })
     }
@@ -201,13 +271,10 @@ impl Operation for Forward {
     }
 
     fn run(&mut self) {
-        let now = Instant::now();
-        for cells in self.cells.chunks_mut(RelayTable::AHEAD) {
-            self.table.look_ahead(black_box(cells));
-            for cell in cells {
-                let verdict = self.table.handle_cell(now, addr(1), black_box(cell));
-                assert!(matches!(verdict, Verdict::Relay { .. }));
-            }
+        let (now, verdicts) = (Instant::now(), &mut self.verdicts);
+        for cells in self.cells.chunks_mut(MESSAGE) {
+            self.table.handle_cells(now, addr(1), black_box(cells), verdicts, &Alone);
+            assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Relay { .. })));
         }
     }
 }
@@ -240,13 +307,17 @@ struct Backward {
     exit: BackwardLayer,
     tag: LinkTag,
     cells: Vec<Cell>,
+    verdicts: Vec<Verdict>,
+    threads: usize,
     seq: u32,
     rng: SmallRng,
 }
 
 impl Backward {
-    fn made(suite: Suite) -> Box<dyn Operation> {
+    fn made(suite: Suite, threads: usize) -> Box<dyn Operation> {
         Box::new(Self {
+            verdicts: Vec::new(),
+            threads,
             table: table(suite, 1),
             exit: BackwardLayer::new(&keys(suite, 2)),
             tag: LinkTag::new(&pair(suite, 2)),
@@ -268,11 +339,13 @@ impl Operation for Backward {
     }
 
     fn run(&mut self) {
-        let now = Instant::now();
-        for cell in &mut self.cells {
-            let verdict = self.table.handle_cell(now, addr(2), black_box(cell));
-            assert!(matches!(verdict, Verdict::Relay { .. }));
-        }
+        let (now, verdicts) = (Instant::now(), &mut self.verdicts);
+        with_crew(self.threads, |crew| {
+            for cells in self.cells.chunks_mut(MESSAGE) {
+                self.table.handle_cells(now, addr(2), black_box(cells), verdicts, crew);
+                assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Relay { .. })));
+            }
+        });
     }
 }
 
@@ -337,25 +410,23 @@ struct ClientPeel {
     layers: Vec<BackwardLayer>,
     tag: LinkTag,
     cells: Vec<Cell>,
-    body: Box<[u8; BODY_LEN]>,
+    opened: Vec<Opened>,
+    threads: usize,
     seq: u32,
     rng: SmallRng,
 }
 
 impl ClientPeel {
-    fn made(suite: Suite) -> Box<dyn Operation> {
-        let (mut table, mut rng) = (ClientTable::default(), rng());
-        let key = CircuitKey(0);
-        table.open(Instant::now(), key, cid(0, 1), addr(1), &pair(suite, 1), &mut rng);
-        for number in 1..=3 {
-            table.add_hop(key, &keys(suite, number), &mut rng);
-        }
+    fn made(suite: Suite, threads: usize) -> Box<dyn Operation> {
+        let mut rng = rng();
+        let table = client_table(suite, &mut rng);
         Box::new(Self {
             table,
             layers: (1..=3).map(|number| BackwardLayer::new(&keys(suite, number))).collect(),
             tag: LinkTag::new(&pair(suite, 1)),
             cells: cells(),
-            body: Box::new([0; BODY_LEN]),
+            opened: Vec::new(),
+            threads,
             seq: 1,
             rng,
         })
@@ -376,11 +447,16 @@ impl Operation for ClientPeel {
     }
 
     fn run(&mut self) {
-        let now = Instant::now();
-        for cell in &mut self.cells {
-            let verdict = self.table.handle_cell(now, addr(1), black_box(cell), &mut self.body);
-            assert!(matches!(verdict, ClientVerdict::Body { hop: 2, .. }));
-        }
+        let (now, opened) = (Instant::now(), &mut self.opened);
+        with_crew(self.threads, |crew| {
+            for cells in self.cells.chunks_mut(MESSAGE) {
+                self.table.handle_cells(now, addr(1), black_box(cells), opened, crew);
+                for opened in &mut opened[..cells.len()] {
+                    let verdict = opened.take_verdict();
+                    assert!(matches!(verdict, ClientVerdict::Body { hop: 2, .. }));
+                }
+            }
+        });
     }
 }
 

@@ -121,7 +121,27 @@ pub struct Usage {
 /// # Errors
 /// When it is gone.
 pub fn usage(pid: u32) -> io::Result<Usage> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    usage_in(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// The processor time of the threads of a process that have this name.
+///
+/// # Errors
+/// When it is gone, or has none.
+pub fn thread_cpu(pid: u32, name: &str) -> io::Result<Duration> {
+    let mut found = None;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim_end() == name {
+            found = Some(found.unwrap_or_default() + usage_in(&task)?.cpu);
+        }
+    }
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// What the process or the thread of this directory of `/proc` has used.
+fn usage_in(directory: &Path) -> io::Result<Usage> {
+    let stat = std::fs::read_to_string(directory.join("stat"))?;
     // The second field is the program's name in brackets, and may hold anything.
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -159,6 +179,20 @@ mod tests {
         assert!(usage.resident > 100_000);
         assert!(started(std::process::id()).unwrap() > 0);
         assert!(started(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_thread_is_found_by_its_name() {
+        let name = "cepa-busy";
+        let busy = || {
+            let mut cpu = Duration::ZERO;
+            while cpu.is_zero() {
+                (0..100_000).for_each(|number| _ = std::hint::black_box(number));
+                cpu = thread_cpu(std::process::id(), name).unwrap();
+            }
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(busy).unwrap().join().unwrap();
+        assert!(thread_cpu(std::process::id(), "cepa-nobody").is_err());
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl RogueArgs {
                 rotate_every: Duration::from_secs(600),
                 tracker: None,
                 suites: Vec::new(),
+                workers: 1,
                 carrier: Carrier::Udp,
             };
             let (network, events) = OnionNetwork::start(settings).await?;

@@ -43,6 +43,9 @@ settings! {
         carrier: Carrier = Carrier::Udp, "udp|http";
         /// The suites a hop may use, in order of preference; empty: what each node prefers.
         suites: Vec<Suite> = Vec::new(), "SUITE";
+        /// Threads that work on cells; 0: one, or one per core and at most four where the CPU has no AES
+        /// instructions.
+        workers: u8 = 0, "N";
         /// The local address of the UDP socket; unset: any.
         listen: Option<SocketAddr> = None, "IP:PORT";
         /// Interfaces of the inside, whose devices go through the circuit; may repeat.

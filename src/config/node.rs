@@ -62,6 +62,9 @@ settings! {
         create_rate: u32 = 64, "N";
         /// Layer suites in order of preference; empty: chosen by what the CPU can do.
         suites: Vec<Suite> = Vec::new(), "SUITE";
+        /// Threads that work on cells; 0: one, or one per core and at most four where the CPU has no AES
+        /// instructions.
+        workers: u8 = 0, "N";
         /// A lab: private destinations are let through, and shown as such in status.
         lab: bool = false, "";
         /// Metrics for Prometheus on this address, which has to be of the loopback.

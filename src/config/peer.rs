@@ -37,6 +37,9 @@ settings! {
         carrier: Carrier = Carrier::Udp, "udp|http", global;
         /// The suites a hop may use, in order of preference; empty: what each node prefers.
         suites: Vec<Suite> = Vec::new(), "SUITE", global;
+        /// Threads that work on cells; 0: one, or one per core and at most four where the CPU has no AES
+        /// instructions.
+        workers: u8 = 0, "N", global;
         /// The local address of the UDP socket; unset: any.
         listen: Option<SocketAddr> = None, "IP:PORT", global;
         /// What to log: error, warn, info, debug, trace or off.

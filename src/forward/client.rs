@@ -3,12 +3,15 @@
 //! In: inner packets and bodies for hops; cells from the guard. Out: cells in an [`Outbox`]; opened
 //! bodies. Called by: the client's event loop.
 
+mod row;
+
 use std::{net::SocketAddr, time::Instant};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use rand::Rng;
 
+use self::row::{Begun, HopState, Row, Step};
 use super::{
     Outbox, ReplayWindow,
     packing::{CircuitPacker, Written},
@@ -16,12 +19,12 @@ use super::{
     stream::Reassembler,
 };
 use crate::{
-    keys::{BackwardLayer, ForwardWrap, HopKeys, LinkTag, PairControl, PairKeys, wrap},
+    keys::{BackwardLayer, ForwardWrap, HopKeys, LinkTag, PairKeys},
     model::{
-        BODY_LEN, CELL_LEN, CID_LEN, Cid, CircuitKey, Direction, DropCounters, DropReason,
+        BODY_LEN, CELL_LEN, CID_LEN, Cid, CircuitKey, Crew, Direction, DropCounters, DropReason,
         PacketBatch, SLOT_LEN, SLOTS,
     },
-    wire::{BodyHeader, PairMessage, body_mut, cid_of, first_seq, set_cid},
+    wire::{BodyHeader, PairMessage, body_mut, cid_of, set_cid},
 };
 
 /// What a cell from the guard holds.
@@ -51,35 +54,34 @@ pub enum ClientVerdict {
     Drop(DropReason),
 }
 
-/// The expanded keys of one hop and the counters that go with them.
-struct HopState {
-    backward: BackwardLayer,
-    window: ReplayWindow,
-}
-
-struct Row {
-    cid: Cid,
-    guard: SocketAddr,
-    wraps: Vec<ForwardWrap>,
-    seqs: Vec<u32>,
-    hops: Vec<HopState>,
-    tag: LinkTag,
-    pair: PairKeys,
-    window: ReplayWindow,
-    control_window: ReplayWindow,
-    next_control_seq: u32,
-    packer: CircuitPacker,
-    reassembler: Reassembler,
-    last_heard: Instant,
-    cells: [u64; 2],
-    bytes: [u64; 2],
-}
-
 /// All circuits of a client that have at least one hop.
 pub struct ClientTable {
     rows: Vec<Option<Box<Row>>>,
     by_cid: HashMap<Cid, CircuitKey, RandomState>,
     written: Written,
+    /// Of cells that are sealed together: the circuit of each and its numbers.
+    begun: Vec<Option<Begun>>,
+}
+
+/// What came of one cell of a batch. It is kept from batch to batch.
+pub struct Opened {
+    step: Step,
+    /// What it holds, if it was opened.
+    pub body: Box<[u8; BODY_LEN]>,
+}
+
+impl Opened {
+    /// What the cell is, told once.
+    pub fn take_verdict(&mut self) -> ClientVerdict {
+        match self.take_step() {
+            Step::Said(verdict) => verdict,
+            Step::Work(_) => unreachable!("settled before anybody asks"),
+        }
+    }
+
+    fn take_step(&mut self) -> Step {
+        std::mem::replace(&mut self.step, Step::Said(ClientVerdict::Unknown))
+    }
 }
 
 impl Default for ClientTable {
@@ -88,6 +90,7 @@ impl Default for ClientTable {
             rows: Vec::new(),
             by_cid: HashMap::with_hasher(RandomState::default()),
             written: Written::default(),
+            begun: Vec::new(),
         }
     }
 }
@@ -235,13 +238,16 @@ impl ClientTable {
         let index = outbox.push(row.guard);
         let cell = outbox.cell_mut(index);
         write(body_mut(cell));
-        row.wrap(hop + 1, cell, rng);
+        let begun = row.begin(key, hop + 1, cell, rng);
+        row.seal(&begun, cell);
         Ok(())
     }
 
     /// Closes and wraps every cell that [`Self::send_packet`] wrote; the outbox can then be sent.
-    pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng) {
+    pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng, crew: &impl Crew) {
         let written = self.written.take();
+        let mut begun = std::mem::take(&mut self.begun);
+        begun.resize(outbox.len(), None);
         for (key, index) in &written {
             let Some(row) = self.row_mut(*key) else {
                 // Never sent as it is: the body is still in clear.
@@ -249,8 +255,18 @@ impl ClientTable {
                 continue;
             };
             row.packer.close(*index, outbox);
-            row.wrap(row.wraps.len(), outbox.cell_mut(*index), rng);
+            begun[*index] = Some(row.begin(*key, row.wraps.len(), outbox.cell_mut(*index), rng));
         }
+        let rows = &self.rows;
+        crew.each(outbox.cells_mut(), &mut begun, |cell, begun| {
+            if let Some(begun) = begun
+                && let Some(row) = row_of(rows, begun.circuit)
+            {
+                row.seal(begun, cell);
+            }
+        });
+        begun.clear();
+        self.begun = begun;
         self.written.reuse(written);
     }
 
@@ -269,6 +285,39 @@ impl ClientTable {
         Some(row.guard)
     }
 
+    /// Opens cells of one sender; what came of each is then in `opened`, in their order.
+    pub fn handle_cells(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        cells: &mut [[u8; CELL_LEN]],
+        opened: &mut Vec<Opened>,
+        crew: &impl Crew,
+    ) {
+        if opened.len() < cells.len() {
+            opened.resize_with(cells.len(), || Opened {
+                step: Step::Said(ClientVerdict::Unknown),
+                body: Box::new([0; BODY_LEN]),
+            });
+        }
+        let opened = &mut opened[..cells.len()];
+        for (cell, opened) in cells.iter_mut().zip(&mut *opened) {
+            opened.step = self.admit(cell);
+        }
+        let rows = &self.rows;
+        crew.each(cells, opened, |cell, Opened { step, body }| {
+            if let Step::Work(work) = step
+                && let Some(row) = row_of(rows, work.circuit)
+            {
+                row.work(work, cell, body);
+            }
+        });
+        for opened in opened {
+            let step = opened.take_step();
+            opened.step = Step::Said(self.settle(now, from, step, &mut opened.body));
+        }
+    }
+
     /// Opens one cell; its body is then in `body`.
     pub fn handle_cell(
         &mut self,
@@ -277,9 +326,36 @@ impl ClientTable {
         cell: &mut [u8; CELL_LEN],
         body: &mut [u8; BODY_LEN],
     ) -> ClientVerdict {
-        let Some(&key) = self.by_cid.get(&cid_of(cell)) else { return ClientVerdict::Unknown };
-        let Some(row) = self.row_mut(key) else { return ClientVerdict::Unknown };
-        row.open(now, key, from, cell, body).unwrap_or_else(ClientVerdict::Drop)
+        let mut step = self.admit(cell);
+        if let Step::Work(work) = &mut step
+            && let Some(row) = row_of(&self.rows, work.circuit)
+        {
+            row.work(work, cell, body);
+        }
+        self.settle(now, from, step, body)
+    }
+
+    fn admit(&mut self, cell: &mut [u8; CELL_LEN]) -> Step {
+        let Some(&key) = self.by_cid.get(&cid_of(cell)) else {
+            return Step::Said(ClientVerdict::Unknown);
+        };
+        let Some(row) = self.row_mut(key) else { return Step::Said(ClientVerdict::Unknown) };
+        row.admit(key, cell).unwrap_or_else(|reason| Step::Said(ClientVerdict::Drop(reason)))
+    }
+
+    fn settle(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        step: Step,
+        body: &mut [u8; BODY_LEN],
+    ) -> ClientVerdict {
+        let work = match step {
+            Step::Said(verdict) => return verdict,
+            Step::Work(work) => work,
+        };
+        let Some(row) = self.row_mut(work.circuit) else { return ClientVerdict::Unknown };
+        row.settle(now, from, &work, body).unwrap_or_else(ClientVerdict::Drop)
     }
 
     fn row_mut(&mut self, key: CircuitKey) -> Option<&mut Row> {
@@ -287,82 +363,6 @@ impl ClientTable {
     }
 }
 
-impl Row {
-    /// Room for the cells of a batch is kept, so that no counter runs out between check and wrap.
-    fn is_used_up(&self) -> bool {
-        const MARGIN: u32 = 0x1_0000;
-        self.seqs.iter().any(|seq| *seq >= PairControl::SEQ_BIT - MARGIN)
-    }
-
-    fn wrap(&mut self, hops: usize, cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
-        wrap(&mut self.wraps[..hops], &self.seqs[..hops], cell, rng);
-        set_cid(cell, self.cid);
-        for seq in &mut self.seqs[..hops] {
-            *seq += 1;
-        }
-        self.cells[Direction::Forward as usize] += 1;
-    }
-
-    fn open(
-        &mut self,
-        now: Instant,
-        key: CircuitKey,
-        from: SocketAddr,
-        cell: &mut [u8; CELL_LEN],
-        body: &mut [u8; BODY_LEN],
-    ) -> Result<ClientVerdict, DropReason> {
-        let seq = first_seq(cell);
-        if PairControl::is_neighbour_seq(seq) {
-            let message = open_neighbour(
-                &self.pair,
-                Direction::Backward,
-                &mut self.control_window,
-                cell,
-                seq,
-            )?;
-            return Ok(ClientVerdict::Neighbour { circuit: key, message });
-        }
-        if !self.window.is_fresh(seq) {
-            return Err(DropReason::Replay);
-        }
-        self.tag.verify(cell).map_err(|_| DropReason::BadTag)?;
-        if self.window.mark(seq) {
-            self.guard = from;
-        }
-        self.cells[Direction::Backward as usize] += 1;
-        let (hop, seq) = self.find_originator(cell, body).ok_or(DropReason::BadTag)?;
-        let window = &mut self.hops[hop].window;
-        if !window.is_fresh(seq) {
-            return Err(DropReason::Replay);
-        }
-        window.mark(seq);
-        if hop + 1 == self.hops.len() {
-            self.last_heard = now;
-        }
-        let header = BodyHeader::parse(body).map_err(|_| DropReason::UnknownKind)?;
-        Ok(ClientVerdict::Body { circuit: key, hop, seq, header })
-    }
-
-    /// Peels in path order and opens as the last hop; if that fails, tries the earlier hops.
-    fn find_originator(
-        &self,
-        cell: &mut [u8; CELL_LEN],
-        body: &mut [u8; BODY_LEN],
-    ) -> Option<(usize, u32)> {
-        let (last, before) = self.hops.split_last()?;
-        let mut counters = [0u32; SLOTS];
-        for (hop, counter) in before.iter().zip(&mut counters) {
-            *counter = hop.backward.peel(cell);
-        }
-        if let Ok(seq) = last.backward.open(cell, body) {
-            return Some((before.len(), seq));
-        }
-        for (index, hop) in before.iter().enumerate().rev() {
-            hop.backward.unpeel(counters[index], cell);
-            if let Ok(seq) = hop.backward.open(cell, body) {
-                return Some((index, seq));
-            }
-        }
-        None
-    }
+fn row_of(rows: &[Option<Box<Row>>], key: CircuitKey) -> Option<&Row> {
+    rows.get(key.index())?.as_deref()
 }

@@ -21,7 +21,7 @@ mod replay;
 mod sample;
 pub mod stream;
 
-pub use client::{ClientTable, ClientVerdict};
+pub use client::{ClientTable, ClientVerdict, Opened};
 pub use codel::SharedQueue;
 pub use fair_queue::FairQueue;
 pub use outbox::Outbox;

@@ -53,6 +53,11 @@ impl Outbox {
         }
     }
 
+    /// All cells, in order.
+    pub fn cells_mut(&mut self) -> &mut [[u8; CELL_LEN]] {
+        self.bytes[..self.len * CELL_LEN].as_chunks_mut().0
+    }
+
     /// The runs in order: a destination and its cells back to back.
     pub fn runs(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         let mut start = 0;

@@ -1,12 +1,14 @@
-//! A node's data path: one cell in, one verdict out.
+//! A node's data path: cells in, a verdict each out.
 //!
 //! In: cells as they came, in place. Out: the same cells with one layer less or more, and what to
 //! do with them. Called by: the node's event loop.
 //!
 //! ```text
 //! from the client's side:  look up -> replay? -> peel -> mark -> Relay | Local
-//! from the exit's side:    look up -> replay? -> verify link tag -> mark -> add layer -> Relay
+//! from the exit's side:    look up -> replay? -> verify link tag -> add layer -> mark -> Relay
 //! ```
+
+mod row;
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -14,20 +16,16 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use rand::Rng;
 
+use self::row::{OutLink, Row, SEQ_END, SEQ_MARGIN, Step};
 use super::{
     Outbox, ReplayWindow,
     packing::{CircuitPacker, Written},
 };
 use crate::{
-    keys::{BackwardLayer, ForwardLayer, LinkTag, PairControl, PairKeys, RelayKeys},
-    model::{CELL_LEN, Cid, CircuitKey, Direction, DropReason, prefetch, prefetch_start},
-    wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of, first_seq, set_cid},
+    keys::{BackwardLayer, ForwardLayer, LinkTag, PairKeys, RelayKeys},
+    model::{CELL_LEN, Cid, CircuitKey, Crew, Direction, DropReason},
+    wire::{BodyHeader, PairMessage, cid_of, first_seq, set_cid},
 };
-
-/// A counter at or above this ends its circuit; neighbour cells have numbers from here on.
-const SEQ_END: u32 = PairControl::SEQ_BIT;
-/// Numbers kept back, so that none runs out between a batch's first packet and its last.
-const SEQ_MARGIN: u32 = 0x1_0000;
 
 /// Ids of links, two for a circuit that goes on, from which on the rows no longer fit the caches.
 const MANY: usize = 1_024;
@@ -71,42 +69,15 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-/// The link towards the exit; what a forward cell needs of it is at its start.
-#[repr(C)]
-struct OutLink {
-    addr: SocketAddr,
-    cid: Cid,
-    tag: LinkTag,
-    pair: PairKeys,
-    window: ReplayWindow,
-    control_window: ReplayWindow,
-}
-
-/// One circuit's row: the five-tuple of the source, with the keys expanded.
-struct Row {
-    in_addr: SocketAddr,
-    in_cid: Cid,
-    forward: ForwardLayer,
-    backward: BackwardLayer,
-    in_tag: LinkTag,
-    in_pair: PairKeys,
-    window: ReplayWindow,
-    control_window: ReplayWindow,
-    /// The hash of the CREATE, until the client is known to have its answer.
-    create: Option<[u8; 32]>,
-    next_seq: u32,
-    next_control_seq: u32,
-    out: Option<OutLink>,
-    last_active: Instant,
-    cells: [u64; 2],
-    packer: CircuitPacker,
-}
-
 /// All circuits of a node, by the ids of both their links.
 pub struct RelayTable {
     rows: Vec<Option<Box<Row>>>,
     by_cid: HashMap<Cid, (CircuitKey, Direction), RandomState>,
     written: Written,
+    /// Of a batch that is shared out: where each cell is on its way.
+    steps: Vec<Step>,
+    /// Of cells of this node that are sealed together: the circuit of each.
+    begun: Vec<Option<CircuitKey>>,
 }
 
 impl Default for RelayTable {
@@ -115,13 +86,15 @@ impl Default for RelayTable {
             rows: Vec::new(),
             by_cid: HashMap::with_hasher(RandomState::default()),
             written: Written::default(),
+            steps: Vec::new(),
+            begun: Vec::new(),
         }
     }
 }
 
 impl RelayTable {
-    /// How many cells at a time [`Self::look_ahead`] is for.
-    pub const AHEAD: usize = 8;
+    /// How many cells at a time are looked ahead for.
+    const AHEAD: usize = 8;
 
     /// Adds a circuit that was created from `from` under `cid`.
     pub fn install(
@@ -205,7 +178,7 @@ impl RelayTable {
     /// Has the rows of the cells that come next fetched into the processor's caches, if there are so
     /// many rows that they are not there: each is some thirty lines of memory, which arrive together
     /// instead of one after the other.
-    pub fn look_ahead(&self, cells: &[[u8; CELL_LEN]]) {
+    fn look_ahead(&self, cells: &[[u8; CELL_LEN]]) {
         if self.by_cid.len() < MANY {
             return;
         }
@@ -217,6 +190,39 @@ impl RelayTable {
         }
     }
 
+    /// Looks at cells of one sender, changes them in place and says what to do with each.
+    pub fn handle_cells(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        cells: &mut [[u8; CELL_LEN]],
+        verdicts: &mut Vec<Verdict>,
+        crew: &impl Crew,
+    ) {
+        verdicts.clear();
+        if !crew.shares(cells.len()) {
+            for eight in cells.chunks_mut(Self::AHEAD) {
+                self.look_ahead(eight);
+                verdicts.extend(eight.iter_mut().map(|cell| self.handle_cell(now, from, cell)));
+            }
+            return;
+        }
+        let mut steps = std::mem::take(&mut self.steps);
+        steps.extend(cells.iter_mut().map(|cell| self.admit(cell)));
+        let rows = &self.rows;
+        crew.each(cells, &mut steps, |cell, step| {
+            if let Step::Work(work) = step
+                && let Some(row) = row_of(rows, work.circuit)
+            {
+                row.work(work, cell);
+            }
+        });
+        let settled =
+            steps.drain(..).zip(cells).map(|(step, cell)| self.settle(now, from, step, cell));
+        verdicts.extend(settled);
+        self.steps = steps;
+    }
+
     /// Looks at one cell, changes it in place and says what to do with it.
     pub fn handle_cell(
         &mut self,
@@ -224,15 +230,36 @@ impl RelayTable {
         from: SocketAddr,
         cell: &mut [u8; CELL_LEN],
     ) -> Verdict {
+        let mut step = self.admit(cell);
+        if let Step::Work(work) = &mut step
+            && let Some(row) = row_of(&self.rows, work.circuit)
+        {
+            row.work(work, cell);
+        }
+        self.settle(now, from, step, cell)
+    }
+
+    fn admit(&mut self, cell: &mut [u8; CELL_LEN]) -> Step {
         let Some(&(key, direction)) = self.by_cid.get(&cid_of(cell)) else {
-            return Verdict::Unknown;
+            return Step::Said(Verdict::Unknown);
         };
-        let Some(row) = row_mut(&mut self.rows, key) else { return Verdict::Unknown };
-        let verdict = match direction {
-            Direction::Forward => row.handle_forward(now, key, from, cell),
-            Direction::Backward => row.handle_backward(now, key, from, cell),
+        let Some(row) = row_mut(&mut self.rows, key) else { return Step::Said(Verdict::Unknown) };
+        row.admit(key, direction, cell).unwrap_or_else(|reason| Step::Said(Verdict::Drop(reason)))
+    }
+
+    fn settle(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        step: Step,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Verdict {
+        let work = match step {
+            Step::Said(verdict) => return verdict,
+            Step::Work(work) => work,
         };
-        verdict.unwrap_or_else(Verdict::Drop)
+        let Some(row) = row_mut(&mut self.rows, work.circuit) else { return Verdict::Unknown };
+        row.settle(now, from, &work, cell).unwrap_or_else(Verdict::Drop)
     }
 
     /// Turns a cell whose body is written into a backward cell of this node, ready for the wire;
@@ -267,18 +294,30 @@ impl RelayTable {
     }
 
     /// Closes and seals every cell that [`Self::send_packet`] wrote; the outbox can then be sent.
-    pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng) {
+    pub fn finish(&mut self, outbox: &mut Outbox, rng: &mut impl Rng, crew: &impl Crew) {
         let written = self.written.take();
+        let mut begun = std::mem::take(&mut self.begun);
+        begun.resize(outbox.len(), None);
         for (key, index) in &written {
-            let sealed = row_mut(&mut self.rows, *key).is_some_and(|row| {
+            let is_begun = row_mut(&mut self.rows, *key).is_some_and(|row| {
                 row.packer.close(*index, outbox);
-                row.originate(outbox.cell_mut(*index), rng).is_ok()
+                row.begin(outbox.cell_mut(*index), rng).is_ok()
             });
-            if !sealed {
+            if is_begun {
+                begun[*index] = Some(*key);
+            } else {
                 // Never sent as it is: the body is still in clear.
                 rng.fill_bytes(outbox.cell_mut(*index));
             }
         }
+        let rows = &self.rows;
+        crew.each(outbox.cells_mut(), &mut begun, |cell, begun| {
+            if let Some(row) = begun.take().and_then(|key| row_of(rows, key)) {
+                row.seal(cell);
+            }
+        });
+        begun.clear();
+        self.begun = begun;
         self.written.reuse(written);
     }
 
@@ -302,127 +341,6 @@ impl RelayTable {
         message.emit(&mut cell[crate::model::CID_LEN + crate::model::SLOT_LEN..]);
         pair.control(direction).seal(row.next_control_seq, cell);
         Some(addr)
-    }
-}
-
-impl Row {
-    /// What [`Self::handle_forward`] or [`Self::handle_backward`] reads.
-    fn prefetch(&self, direction: Direction, seq: u32) {
-        match direction {
-            Direction::Forward => {
-                self.forward.prefetch();
-                self.window.prefetch(seq);
-                prefetch(&self.create);
-            }
-            Direction::Backward => {
-                prefetch(&self.backward);
-                prefetch(&self.in_tag);
-                prefetch(&self.next_seq);
-            }
-        }
-        prefetch(&self.in_addr);
-        prefetch(&self.in_cid);
-        prefetch(&self.last_active);
-        prefetch(&self.cells);
-        prefetch_start(&self.out);
-    }
-
-    fn originate(
-        &mut self,
-        cell: &mut [u8; CELL_LEN],
-        rng: &mut impl Rng,
-    ) -> Result<(), DropReason> {
-        let seq = self.take_seq()?;
-        self.backward.originate(seq, cell, rng);
-        set_cid(cell, self.in_cid);
-        self.in_tag.tag(cell);
-        self.cells[Direction::Backward as usize] += 1;
-        Ok(())
-    }
-
-    fn handle_forward(
-        &mut self,
-        now: Instant,
-        key: CircuitKey,
-        from: SocketAddr,
-        cell: &mut [u8; CELL_LEN],
-    ) -> Result<Verdict, DropReason> {
-        let seq = first_seq(cell);
-        if PairControl::is_neighbour_seq(seq) {
-            let message = open_neighbour(
-                &self.in_pair,
-                Direction::Forward,
-                &mut self.control_window,
-                cell,
-                seq,
-            )?;
-            return Ok(Verdict::Neighbour { circuit: key, direction: Direction::Forward, message });
-        }
-        if let Some(create) = &self.create
-            && is_create(create, cell)
-        {
-            return Ok(Verdict::RepeatedCreate { circuit: key });
-        }
-        if !self.window.is_fresh(seq) {
-            return Err(DropReason::Replay);
-        }
-        self.forward.peel(cell).map_err(|_| DropReason::BadTag)?;
-        if self.window.mark(seq) {
-            self.in_addr = from;
-        }
-        self.create = None;
-        self.last_active = now;
-        self.cells[Direction::Forward as usize] += 1;
-        if BodyHeader::is_recognised(body_ref(cell)) {
-            let header = BodyHeader::parse(body_mut(cell)).map_err(|_| DropReason::UnknownKind)?;
-            return Ok(Verdict::Local { circuit: key, seq, header });
-        }
-        let out = self.out.as_ref().ok_or(DropReason::NotRecognised)?;
-        set_cid(cell, out.cid);
-        Ok(Verdict::Relay { circuit: key, to: out.addr })
-    }
-
-    fn handle_backward(
-        &mut self,
-        now: Instant,
-        key: CircuitKey,
-        from: SocketAddr,
-        cell: &mut [u8; CELL_LEN],
-    ) -> Result<Verdict, DropReason> {
-        let out = self.out.as_mut().ok_or(DropReason::UnknownCircuit)?;
-        let seq = first_seq(cell);
-        if PairControl::is_neighbour_seq(seq) {
-            let message =
-                open_neighbour(&out.pair, Direction::Backward, &mut out.control_window, cell, seq)?;
-            return Ok(Verdict::Neighbour {
-                circuit: key,
-                direction: Direction::Backward,
-                message,
-            });
-        }
-        if !out.window.is_fresh(seq) {
-            return Err(DropReason::Replay);
-        }
-        out.tag.verify(cell).map_err(|_| DropReason::BadTag)?;
-        if out.window.mark(seq) {
-            out.addr = from;
-        }
-        self.last_active = now;
-        self.cells[Direction::Backward as usize] += 1;
-        let own = self.take_seq()?;
-        self.backward.add(own, cell);
-        set_cid(cell, self.in_cid);
-        self.in_tag.tag(cell);
-        Ok(Verdict::Relay { circuit: key, to: self.in_addr })
-    }
-
-    fn take_seq(&mut self) -> Result<u32, DropReason> {
-        let seq = self.next_seq;
-        if seq >= SEQ_END {
-            return Err(DropReason::CounterExhausted);
-        }
-        self.next_seq += 1;
-        Ok(seq)
     }
 }
 
@@ -451,12 +369,13 @@ pub(super) fn open_neighbour(
     message
 }
 
-fn is_create(create: &[u8; 32], cell: &[u8; CELL_LEN]) -> bool {
-    let prefix = &cell[crate::model::CID_LEN..][..crate::wire::CREATE_LEN];
-    crate::wire::CreatePrefix::parse(prefix)
-        .is_ok_and(|_| blake3::hash(prefix).as_bytes() == create)
+fn row_of(rows: &[Option<Box<Row>>], key: CircuitKey) -> Option<&Row> {
+    rows.get(key.index())?.as_deref()
 }
 
 fn row_mut(rows: &mut [Option<Box<Row>>], key: CircuitKey) -> Option<&mut Row> {
     rows.get_mut(key.index())?.as_deref_mut()
 }
+
+#[cfg(test)]
+mod tests;

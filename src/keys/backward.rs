@@ -38,14 +38,25 @@ impl BackwardLayer {
         }
     }
 
-    /// Seals a written body to the client, under this hop's fresh counter.
-    pub fn originate(&self, seq: u32, cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+    /// Begins a cell of this hop, whose body is written: a fresh counter, and what is random.
+    pub fn begin(seq: u32, cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
         rng.fill_bytes(&mut cell[STREAM_AT..STRIP_END]);
         rng.fill_bytes(&mut cell[EXIT_TAG_END..BODY_AT]);
         cell[CID_LEN..STREAM_AT].copy_from_slice(&seq.to_be_bytes());
+    }
+
+    /// Seals the body of a cell that was begun to the client.
+    pub fn seal(&self, cell: &mut [u8; CELL_LEN]) {
+        let seq = strip_head(cell);
         let (head, body) = cell.split_at_mut(BODY_AT);
         let tag = self.aead.seal(seq, &head[EXIT_TAG_END..], body);
         cell[LINK_TAG_END..EXIT_TAG_END].copy_from_slice(&tag);
+    }
+
+    /// Seals a written body to the client, under this hop's fresh counter.
+    pub fn originate(&self, seq: u32, cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+        Self::begin(seq, cell, rng);
+        self.seal(cell);
     }
 
     /// Adds this hop's layer to a neighbour's cell, under this hop's fresh counter.

@@ -45,17 +45,31 @@ impl ForwardLayer {
         self.fill.prefetch();
     }
 
-    /// Opens the cell in place, shifts the slots and appends the filler; bytes 16.. are then those
-    /// of the next link, and the body is open if it is for this hop.
+    /// Opens the cell in place, all but its slots; [`Self::shift`] is next.
+    ///
+    /// # Errors
+    /// When the tag does not verify; the cell must be dropped.
+    pub fn open(&self, cell: &mut [u8; CELL_LEN]) -> Result<(), BadTag> {
+        let (head, sealed) = cell.split_at_mut(SEALED_AT);
+        let (seq, tag) = slot(head)?;
+        self.aead.open(seq, &[], &tag, sealed)
+    }
+
+    /// Shifts the slots of a cell that was opened under `seq` and appends the filler; bytes 16.. are
+    /// then those of the next link, and the body is open if it is for this hop.
+    pub fn shift(&mut self, seq: u32, cell: &mut [u8; CELL_LEN]) {
+        cell.copy_within(SEALED_AT..BODY_AT, CID_LEN);
+        cell[BODY_AT - SLOT_LEN..BODY_AT].copy_from_slice(self.filler(seq));
+    }
+
+    /// [`Self::open`] and [`Self::shift`].
     ///
     /// # Errors
     /// When the tag does not verify; the cell must be dropped.
     pub fn peel(&mut self, cell: &mut [u8; CELL_LEN]) -> Result<(), BadTag> {
-        let (head, sealed) = cell.split_at_mut(SEALED_AT);
-        let (seq, tag) = slot(head)?;
-        self.aead.open(seq, &[], &tag, sealed)?;
-        cell.copy_within(SEALED_AT..BODY_AT, CID_LEN);
-        cell[BODY_AT - SLOT_LEN..BODY_AT].copy_from_slice(self.filler(seq));
+        let (seq, _) = slot(&cell[..SEALED_AT])?;
+        self.open(cell)?;
+        self.shift(seq, cell);
         Ok(())
     }
 
@@ -114,12 +128,17 @@ impl ForwardWrap {
     }
 }
 
-/// Wraps a cell whose body is written, for the last of `hops`, in path order; `seqs` holds one
-/// fresh sequence number per hop. Bytes 16.. of the cell are then those of the first link.
+/// Begins a cell whose body is written for the last of `hops`, in path order: what stands between its
+/// slots and its body. `seqs` holds one fresh sequence number per hop. [`seal_wrap`] is next.
 ///
 /// # Panics
 /// When there are no hops, more than [`SLOTS`], or not one number per hop.
-pub fn wrap(hops: &mut [ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+pub fn begin_wrap(
+    hops: &mut [ForwardWrap],
+    seqs: &[u32],
+    cell: &mut [u8; CELL_LEN],
+    rng: &mut impl Rng,
+) {
     assert!((1..=SLOTS).contains(&hops.len()) && hops.len() == seqs.len());
     let last = hops.len() - 1;
     let mut fillers = [0u8; LATER_LEN];
@@ -132,14 +151,28 @@ pub fn wrap(hops: &mut [ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], r
     hops[last].meet(seqs[last], &mut fillers[..filled]);
     rng.fill_bytes(&mut cell[SEALED_AT..BODY_AT - filled]);
     cell[BODY_AT - filled..BODY_AT].copy_from_slice(&fillers[..filled]);
-    for (index, (hop, seq)) in hops.iter().zip(seqs).enumerate().rev() {
-        if index < last {
+}
+
+/// Puts the layers of `hops` around a cell that was begun with them and `seqs`. Bytes 16.. of the
+/// cell are then those of the first link.
+pub fn seal_wrap(hops: &[ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN]) {
+    for (outer, (hop, seq)) in hops.iter().zip(seqs).rev().enumerate() {
+        if outer > 0 {
             cell.copy_within(CID_LEN..BODY_AT - SLOT_LEN, SEALED_AT);
         }
         let tag = hop.layer.aead.seal(*seq, &[], &mut cell[SEALED_AT..]);
         cell[CID_LEN..CID_LEN + SEQ_LEN].copy_from_slice(&seq.to_be_bytes());
         cell[CID_LEN + SEQ_LEN..SEALED_AT].copy_from_slice(&tag);
     }
+}
+
+/// [`begin_wrap`] and [`seal_wrap`].
+///
+/// # Panics
+/// As [`begin_wrap`].
+pub fn wrap(hops: &mut [ForwardWrap], seqs: &[u32], cell: &mut [u8; CELL_LEN], rng: &mut impl Rng) {
+    begin_wrap(hops, seqs, cell, rng);
+    seal_wrap(hops, seqs, cell);
 }
 
 /// The start of some blocks; they are longer than what is asked of them.

@@ -31,7 +31,7 @@ pub use code::{
     CodeKeys, CodeRelayKeys, Recognised, agree_along, build_code, open_route, recognise, seal_route,
 };
 pub use error::KeyError;
-pub use forward::{ForwardLayer, ForwardWrap, wrap};
+pub use forward::{ForwardLayer, ForwardWrap, begin_wrap, seal_wrap, wrap};
 pub use handshake::{
     COOKIE_LEN, Cookie, CookieJar, MAC_LEN, OAEP_LABEL, PairControl, mac1, mac2, open_cookie,
     seal_cookie, transcript,

@@ -5,6 +5,7 @@
 mod carrier;
 mod cid;
 mod circuit_key;
+mod crew;
 mod drop_reason;
 mod exit_policy;
 mod geometry;
@@ -19,6 +20,7 @@ mod suite;
 pub use carrier::{Carrier, HttpPeer};
 pub use cid::Cid;
 pub use circuit_key::CircuitKey;
+pub use crew::{Alone, Crew};
 pub use drop_reason::{DropCounters, DropReason};
 pub use exit_policy::{ExitPolicy, ParseExitPolicyError};
 pub use geometry::*;

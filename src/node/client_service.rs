@@ -18,12 +18,13 @@ use super::{
     NodeError,
     client::{Client, ClientCommand, ClientSettings, PathWish},
     contact::{Contact, directory_status, follow_directory, pass_directories},
+    crew::Workers,
     data_thread::{DataThread, Handle},
     drop_log::{self, DropLog},
     gateway,
     http_carrier::{self, LAST_WORDS, OnCells, Polls, carry},
     lock, metrics, phases, raw_gateway,
-    relay_service::suites,
+    relay_service::{has_aes, suites},
     routes::Routes,
 };
 use crate::{
@@ -99,6 +100,7 @@ async fn run(config: &ClientConfig, link: &ControllerLink) -> Result<(), NodeErr
         timers: ClientTimers { hold_for: HOLD_FOR, ..ClientTimers::default() },
         pool: PoolSettings { rotate_every: config.rotate_every.into(), ..PoolSettings::default() },
         own_suite: suites(&config.suites)[0],
+        workers: Workers::count(config.workers, has_aes()),
         guard,
         http: Some(http),
         on_guard: Box::new(move |hop| keep_guard(&dir, hop)),

@@ -10,6 +10,7 @@
 mod client;
 mod client_service;
 mod contact;
+mod crew;
 mod data_thread;
 mod device_queue;
 mod door;
@@ -37,6 +38,7 @@ mod share;
 mod tracker_service;
 
 pub use client_service::run_client;
+pub use crew::Workers;
 pub use error::NodeError;
 pub use relay_service::run_node;
 pub use share::{

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     NodeError,
     contact::{Contact, follow_directory, pass_directories},
+    crew::Workers,
     data_thread::{DataThread, Handle},
     door::{self, DoorAnswer, Doorkeeper},
     exit_setup,
@@ -85,6 +86,7 @@ async fn run(config: &NodeConfig, link: &ControllerLink, name: &str) -> Result<(
         socket,
         exit,
         own_suite: suites(&config.suites)[0],
+        workers: Workers::count(config.workers, has_aes()),
         posts,
         http,
     };
@@ -250,16 +252,16 @@ pub(super) fn suites(configured: &[Suite]) -> Vec<Suite> {
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-fn has_aes() -> bool {
+pub(super) fn has_aes() -> bool {
     std::arch::is_x86_feature_detected!("aes")
 }
 
 #[cfg(target_arch = "aarch64")]
-fn has_aes() -> bool {
+pub(super) fn has_aes() -> bool {
     std::arch::is_aarch64_feature_detected!("aes")
 }
 
 #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
-fn has_aes() -> bool {
+pub(super) fn has_aes() -> bool {
     false
 }

@@ -18,7 +18,7 @@ use super::{
     run::Run,
     scenario::{
         cleanup, controller_gone, failover, gateway, hostile, kills, knowledge, limits, one_node,
-        ports, proxies, refusals, roaming, share, speed, traffic, wire_image,
+        ports, proxies, refusals, roaming, share, speed, traffic, wire_image, workers,
     },
     stage::{Stage, Watcher},
 };
@@ -41,7 +41,7 @@ pub struct RunOptions {
 }
 
 /// The scenarios' names, in order.
-pub const SCENARIOS: [&str; 16] = [
+pub const SCENARIOS: [&str; 17] = [
     "three-hops",
     "hostile",
     "speed",
@@ -50,6 +50,7 @@ pub const SCENARIOS: [&str; 16] = [
     "kills",
     "roaming",
     "ports",
+    "workers",
     "proxies",
     "controller",
     "limits",
@@ -178,6 +179,10 @@ fn full(
     if options.wants("ports") {
         stage.scenario("ports");
         ports::of_exits(stage);
+    }
+    if options.wants("workers") {
+        stage.scenario("workers");
+        workers::on_a_path(stage);
     }
     if options.wants("proxies") {
         stage.scenario("proxies");

@@ -183,6 +183,7 @@ impl Handle {
             tracker: None,
             carrier: self.carrier,
             suites: Vec::new(),
+            workers: 2,
         };
         let netns =
             NetNs::open(&PathBuf::from(format!("/run/netns/cepa-{}-{host}", self.id))).unwrap();

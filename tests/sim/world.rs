@@ -20,8 +20,8 @@ use cepa::{
     },
     keys::{Identity, OnionKey},
     model::{
-        BODY_LEN, BodyKind, CELL_LEN, CircuitKey, DestroyReason, DropCounters, DropReason, Hop,
-        NodeId, PacketBatch, Suite,
+        Alone, BODY_LEN, BodyKind, CELL_LEN, CircuitKey, DestroyReason, DropCounters, DropReason,
+        Hop, NodeId, PacketBatch, Suite,
     },
     wire::{BodyHeader, PairMessage, body_mut, body_ref, cid_of},
 };
@@ -396,7 +396,7 @@ impl World {
         let table = &mut self.clients[index].table;
         let sent =
             packets.iter().try_for_each(|packet| table.send_packet(key, packet, &mut outbox));
-        table.finish(&mut outbox, &mut self.rng);
+        table.finish(&mut outbox, &mut self.rng, &Alone);
         self.flush(index, &outbox);
         sent
     }

@@ -85,6 +85,7 @@ async fn start(
         rotate_every: config.rotate_every.into(),
         tracker: config.tracker.clone(),
         suites: config.suites.clone(),
+        workers: config.workers,
         carrier: config.carrier,
     })
     .await?;

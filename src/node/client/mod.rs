@@ -30,7 +30,8 @@ pub(crate) use self::{
     share::{ShareCommand, ShareData, ShareNotice},
 };
 use super::{
-    NodeError, device_queue::DeviceQueue, http_carrier::HttpRuns, link::Link, reactor::Reactor,
+    NodeError, crew::Workers, device_queue::DeviceQueue, http_carrier::HttpRuns, link::Link,
+    reactor::Reactor,
 };
 use crate::{
     capture::{
@@ -39,7 +40,7 @@ use crate::{
     },
     circuit::{ClientCircuits, ClientTimers, Isolation, Pool, PoolSettings},
     directory::{Directory, LinkTimes},
-    forward::{ClientTable, Outbox, SharedQueue, flow::FlowMap, inside::Inside},
+    forward::{ClientTable, Opened, Outbox, SharedQueue, flow::FlowMap, inside::Inside},
     model::{BODY_LEN, Carrier, CircuitKey, DropReason, Hop, NodeId, PacketBatch, Suite},
     stack::{DataSide, GroupedPackets},
     telemetry::CircuitInfo,
@@ -82,6 +83,8 @@ pub(crate) struct ClientSettings {
     pub(crate) pool: PoolSettings,
     /// The suite this machine is good at.
     pub(crate) own_suite: Suite,
+    /// Threads that work on cells, this one included.
+    pub(crate) workers: usize,
     /// The pinned guard, if there is one.
     pub(crate) guard: Option<NodeId>,
     /// Cells for a guard over HTTP.
@@ -133,6 +136,11 @@ pub(crate) struct Client {
     to_device: PacketBatch,
     from_stack: GroupedPackets,
     to_stack: PacketBatch,
+    /// How many threads are to work on cells; they are there once the data path runs.
+    workers: usize,
+    crew: Workers,
+    /// What came of one message's cells; kept for the next.
+    opened: Vec<Opened>,
     rng: StdRng,
     next_flow_tick: Instant,
     stopping: bool,
@@ -192,6 +200,9 @@ impl Client {
             to_device: PacketBatch::default(),
             from_stack: GroupedPackets::default(),
             to_stack: PacketBatch::default(),
+            workers: settings.workers,
+            crew: Workers::default(),
+            opened: Vec::new(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_flow_tick: Instant::now(),
             stopping: false,
@@ -208,6 +219,7 @@ impl Client {
     /// # Errors
     /// When the system's notification of events fails.
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        self.crew = Workers::start(self.workers);
         let mut batch = RecvBatch::new();
         while !self.stopping {
             let sleep = if self.from_device.is_empty() {

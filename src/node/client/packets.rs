@@ -12,7 +12,7 @@ use std::{
 
 use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
-    capture::udp::RecvBatch,
+    capture::udp::{Message, RecvBatch},
     circuit::Group,
     forward::{
         ClientVerdict, ecn,
@@ -21,7 +21,7 @@ use crate::{
         ip::Headers,
     },
     model::{
-        BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, DropReason,
+        BodyKind, CELL_LEN, CLIENT_INNER_V4, CLIENT_INNER_V6, CircuitKey, Crew, DropReason,
         EXIT_INNER_V4, EXIT_INNER_V6, PacketBatch,
     },
     stack::GroupedPackets,
@@ -41,7 +41,7 @@ impl Client {
             self.send_packets(now, &mut batch);
             self.from_device.give_back(batch);
         }
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
     }
 
@@ -73,7 +73,7 @@ impl Client {
                 Err(reason) => self.link.drops.count(reason),
             }
         }
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
     }
 
@@ -124,7 +124,7 @@ impl Client {
             batch.push(&[packet.as_slice()]);
         }
         self.send_packets(now, &mut batch);
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
     }
 
@@ -135,16 +135,7 @@ impl Client {
             }
             match self.link.socket.recv(batch) {
                 Ok(_) => {
-                    for mut message in batch.messages_mut() {
-                        let from = message.from;
-                        let way = (message.waited, message.ecn == ecn::MET);
-                        for datagram in message.datagrams() {
-                            match datagram.try_into() {
-                                Ok(cell) => self.handle_cell(now, from, way, cell),
-                                Err(_) => self.link.drops.count(DropReason::BadLength),
-                            }
-                        }
-                    }
+                    batch.messages_mut().for_each(|message| self.handle_message(now, message));
                     self.write_device();
                     self.publish_bridges();
                 }
@@ -159,25 +150,62 @@ impl Client {
 
     /// Cells that came over HTTP.
     pub(super) fn handle_http_cells(&mut self, now: Instant, from: SocketAddr, cells: &mut [u8]) {
-        for cell in cells.chunks_exact_mut(CELL_LEN) {
-            if let Ok(cell) = cell.try_into() {
-                self.handle_cell(now, from, (Duration::ZERO, false), cell);
-            }
-        }
+        let (cells, _) = cells.as_chunks_mut();
+        self.handle_cells(now, from, (Duration::ZERO, false), cells);
         self.write_device();
         self.publish_bridges();
     }
 
-    /// Handles one cell, given how long it waited and whether it came marked.
-    fn handle_cell(
+    /// Handles datagrams of one sender that lie back to back.
+    fn handle_message(&mut self, now: Instant, message: Message<'_>) {
+        let Message { from, stride, waited, bytes, .. } = message;
+        if stride != CELL_LEN {
+            let count = bytes.len().div_ceil(stride.max(1));
+            (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
+            return;
+        }
+        let (cells, odd) = bytes.as_chunks_mut();
+        if !odd.is_empty() {
+            self.link.drops.count(DropReason::BadLength);
+        }
+        self.handle_cells(now, from, (waited, message.ecn == ecn::MET), cells);
+    }
+
+    /// Handles cells of one sender, given how long they waited and whether they came marked.
+    fn handle_cells(
         &mut self,
         now: Instant,
         from: SocketAddr,
+        way: (Duration, bool),
+        cells: &mut [[u8; CELL_LEN]],
+    ) {
+        self.link.traffic.cells_in += cells.len() as u64;
+        if !self.crew.shares(cells.len()) {
+            for cell in cells {
+                let verdict = self.table.handle_cell(now, from, cell, &mut self.body);
+                self.act_on_verdict(now, way, verdict, cell);
+            }
+            return;
+        }
+        let mut opened = std::mem::take(&mut self.opened);
+        self.table.handle_cells(now, from, cells, &mut opened, &self.crew);
+        for (cell, opened) in cells.iter_mut().zip(&mut opened) {
+            let verdict = opened.take_verdict();
+            std::mem::swap(&mut self.body, &mut opened.body);
+            self.act_on_verdict(now, way, verdict, cell);
+        }
+        self.opened = opened;
+    }
+
+    /// Does with one cell what its verdict says; its body, if it has one, lies in `self.body`.
+    fn act_on_verdict(
+        &mut self,
+        now: Instant,
         (waited, marked): (Duration, bool),
+        verdict: ClientVerdict,
         cell: &mut [u8; CELL_LEN],
     ) {
-        self.link.traffic.cells_in += 1;
-        let result = match self.table.handle_cell(now, from, cell, &mut self.body) {
+        let result = match verdict {
             ClientVerdict::Body { circuit, hop, seq, header } => {
                 let marked = self.inbox.judge(now, waited, circuit) || marked;
                 self.handle_body(now, circuit, hop, (seq, marked), header)

@@ -14,7 +14,7 @@ use super::{Onward, Relay};
 use crate::{
     capture::udp::Message,
     directory::check_probe,
-    forward::{RelayTable, Verdict, ecn},
+    forward::{Verdict, ecn},
     model::{BodyKind, CELL_LEN, Cid, CircuitKey, DropReason},
     wire::{BodyHeader, Probe, body_mut, body_ref, cid_of},
 };
@@ -43,15 +43,13 @@ impl Relay {
             self.link.drops.count(DropReason::BadLength);
         }
         self.link.traffic.cells_in += cells.len() as u64;
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        self.table.handle_cells(now, from, cells, &mut verdicts, &self.crew);
         // The run at the start of what is left: cells handled, and all for one neighbour or none.
         let (mut left, mut run, mut goes) = (cells, 0, None);
-        for number in 0..left.len() {
-            if number % RelayTable::AHEAD == 0 {
-                let end = left.len().min(run + RelayTable::AHEAD);
-                self.table.look_ahead(&left[run..end]);
-            }
-            let cell = &mut left[run];
-            let next = self.handle_cell(now, from, (waited, came_marked), cell);
+        for verdict in verdicts.drain(..) {
+            let next =
+                self.act_on_verdict(now, from, (waited, came_marked), verdict, &mut left[run]);
             if next != goes {
                 let (done, rest) = std::mem::take(&mut left).split_at_mut(run);
                 self.send_on(goes, done, onward);
@@ -59,6 +57,7 @@ impl Relay {
             }
             run += 1;
         }
+        self.verdicts = verdicts;
         self.send_on(goes, left, onward);
     }
 
@@ -73,16 +72,17 @@ impl Relay {
         }
     }
 
-    /// Handles one cell, given how long it waited and whether it came marked; returns where to send
-    /// it, if it goes on, and whether marked.
-    fn handle_cell(
+    /// Does with one cell what its verdict says, given how long it waited and whether it came marked;
+    /// returns where to send it, if it goes on, and whether marked.
+    fn act_on_verdict(
         &mut self,
         now: Instant,
         from: SocketAddr,
         (waited, marked): (Duration, bool),
+        verdict: Verdict,
         cell: &mut [u8; CELL_LEN],
     ) -> Option<(SocketAddr, bool)> {
-        let result = match self.table.handle_cell(now, from, cell) {
+        let result = match verdict {
             Verdict::Relay { circuit, to } => {
                 return Some((to, self.inbox.judge(now, waited, circuit) || marked));
             }

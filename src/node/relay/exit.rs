@@ -199,7 +199,7 @@ impl Relay {
 
     /// Writes what the last cells brought to the device.
     pub(super) fn write_device(&mut self) {
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
         let Some(exit) = &mut self.exit else { return };
         if exit.out.is_empty() {
@@ -235,7 +235,7 @@ impl Relay {
             send_back(&mut batch, &mut exit.table, table, outbox, link);
             exit.back.give_back(batch);
         }
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
     }
 
@@ -249,7 +249,7 @@ impl Relay {
         }
         let (table, outbox, link) = (&mut self.table, &mut self.outbox, &mut self.link);
         send_back(&mut exit.from_service.packets, &mut exit.table, table, outbox, link);
-        self.table.finish(&mut self.outbox, &mut self.rng);
+        self.table.finish(&mut self.outbox, &mut self.rng, &self.crew);
         self.link.flush(&mut self.outbox);
     }
 

@@ -31,6 +31,7 @@ pub(crate) use self::{
 };
 use super::{
     NodeError,
+    crew::Workers,
     handshakes::{Handshakes, OnionKeys},
     http_carrier::HttpRuns,
     link::Link,
@@ -41,7 +42,7 @@ use crate::{
     capture::udp::{RecvBatch, UdpSocket},
     circuit::{NodeCircuits, NodeLimits},
     directory::Directory,
-    forward::{Outbox, RelayTable, SharedQueue, bridge::ExitBridges},
+    forward::{Outbox, RelayTable, SharedQueue, Verdict, bridge::ExitBridges},
     keys::Identity,
     model::{Carrier, DestroyReason, HttpPeer, Suite},
     telemetry::{Drops, ExitStatus, Traffic},
@@ -88,6 +89,8 @@ pub(crate) struct RelaySettings {
     pub(crate) exit: Option<Exit>,
     /// The suite this machine is good at.
     pub(crate) own_suite: Suite,
+    /// Threads that work on cells, this one included.
+    pub(crate) workers: usize,
     pub(crate) posts: Posts,
     /// Cells for neighbours over HTTP.
     pub(crate) http: HttpRuns,
@@ -112,6 +115,11 @@ pub(crate) struct Relay {
     full_before: u64,
     directory: Option<Arc<Directory>>,
     outbox: Outbox,
+    /// How many threads are to work on cells; they are there once the data path runs.
+    workers: usize,
+    crew: Workers,
+    /// What one message's cells are; kept for the next.
+    verdicts: Vec<Verdict>,
     rng: StdRng,
     next_tick: Instant,
     probes: u32,
@@ -135,6 +143,7 @@ impl Relay {
             mut socket,
             exit,
             own_suite,
+            workers,
             posts,
             http,
         } = settings;
@@ -168,6 +177,9 @@ impl Relay {
             full_before: 0,
             directory: None,
             outbox: Outbox::default(),
+            workers,
+            crew: Workers::default(),
+            verdicts: Vec::new(),
             rng,
             next_tick: now + TICK,
             probes: 0,
@@ -180,6 +192,7 @@ impl Relay {
     /// # Errors
     /// When the system's notification of events fails.
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        self.crew = Workers::start(self.workers);
         let mut batch = RecvBatch::new();
         while !self.stopping {
             let sleep = match &self.exit {

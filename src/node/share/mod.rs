@@ -54,6 +54,8 @@ pub struct ShareSettings {
     pub carrier: Carrier,
     /// The suites a hop may use, in order of preference; empty: what each node prefers.
     pub suites: Vec<Suite>,
+    /// Threads that work on cells; 0: as many as this machine needs.
+    pub workers: u8,
 }
 
 /// Joins the bridges of one request to it.

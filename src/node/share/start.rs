@@ -24,9 +24,10 @@ use crate::{
         NodeError,
         client::{Client, ClientCommand, ClientSettings, PathWish, ShareData},
         contact::{Contact, follow_directory, pass_directories},
+        crew::Workers,
         data_thread::DataThread,
         http_carrier::{self, LAST_WORDS, OnCells, Polls, carry},
-        relay_service::suites,
+        relay_service::{has_aes, suites},
     },
 };
 
@@ -70,6 +71,7 @@ impl ShareNet {
             timers: ClientTimers::default(),
             pool: PoolSettings { rotate_every: settings.rotate_every, ..PoolSettings::default() },
             own_suite: suites(&settings.suites)[0],
+            workers: Workers::count(settings.workers, has_aes()),
             guard,
             http: Some(http),
             on_guard: Box::new(move |hop| keep_guard(&dir, hop)),

@@ -20,3 +20,4 @@ mod share_view;
 pub mod speed;
 pub mod traffic;
 pub mod wire_image;
+pub mod workers;
