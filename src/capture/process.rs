@@ -132,7 +132,9 @@ pub fn thread_cpu(pid: u32, name: &str) -> io::Result<Duration> {
     let mut found = None;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();
-        if std::fs::read_to_string(task.join("comm"))?.trim_end() == name {
+        // A thread may end between being listed and being asked.
+        let Ok(comm) = std::fs::read_to_string(task.join("comm")) else { continue };
+        if comm.trim_end() == name {
             found = Some(found.unwrap_or_default() + usage_in(&task)?.cpu);
         }
     }
