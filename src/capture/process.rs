@@ -133,9 +133,10 @@ pub fn thread_cpu(pid: u32, name: &str) -> io::Result<Duration> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();
         // A thread may end between being listed and being asked.
-        let Ok(comm) = std::fs::read_to_string(task.join("comm")) else { continue };
+        let comm = std::fs::read_to_string(task.join("comm"));
+        let (Ok(comm), Ok(usage)) = (comm, usage_in(&task)) else { continue };
         if comm.trim_end() == name {
-            found = Some(found.unwrap_or_default() + usage_in(&task)?.cpu);
+            found = Some(found.unwrap_or_default() + usage.cpu);
         }
     }
     found.ok_or_else(|| io::ErrorKind::NotFound.into())

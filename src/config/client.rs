@@ -99,6 +99,7 @@ impl Settings for ClientConfig {
 
     fn check(&self) -> Result<(), Wrong> {
         setting::check_log(&self.log)?;
+        setting::check_workers(self.workers)?;
         let (key, hops) = if self.path.is_empty() {
             ("hops", usize::from(self.hops))
         } else {

@@ -82,6 +82,7 @@ impl Settings for NodeConfig {
 
     fn check(&self) -> Result<(), Wrong> {
         setting::check_log(&self.log)?;
+        setting::check_workers(self.workers)?;
         setting::check_member(self.name.as_deref(), self.operator.as_deref(), self.join.as_ref())?;
         if self.userspace && !self.exit {
             return Err(Wrong::new(

@@ -53,6 +53,7 @@ impl Settings for PeerConfig {
 
     fn check(&self) -> Result<(), Wrong> {
         setting::check_log(&self.log)?;
+        setting::check_workers(self.workers)?;
         if !(1..=4).contains(&self.sources) {
             return Err(Wrong::new("sources", format!("expected 1 to 4, got {}", self.sources)));
         }

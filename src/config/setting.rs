@@ -248,6 +248,14 @@ pub(super) fn check_member(
     Ok(())
 }
 
+/// Refuses more threads than a daemon has use for; its unit allows 64 tasks in all.
+pub(super) fn check_workers(workers: u8) -> Result<(), Wrong> {
+    if workers <= 16 {
+        return Ok(());
+    }
+    Err(Wrong::new("workers", format!("expected 0 to 16, got {workers}")))
+}
+
 /// Refuses numbers under `least`.
 pub(super) fn check_at_least(key: &'static str, value: u64, least: u64) -> Result<(), Wrong> {
     if value >= least {

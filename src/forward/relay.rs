@@ -208,18 +208,31 @@ impl RelayTable {
             return;
         }
         let mut steps = std::mem::take(&mut self.steps);
-        steps.extend(cells.iter_mut().map(|cell| self.admit(cell)));
+        for eight in cells.chunks_mut(Self::AHEAD) {
+            self.look_ahead(eight);
+            steps.extend(eight.iter_mut().map(|cell| self.admit(cell)));
+        }
         let rows = &self.rows;
         crew.each(cells, &mut steps, |cell, step| {
             if let Step::Work(work) = step
                 && let Some(row) = row_of(rows, work.circuit)
             {
-                row.work(work, cell);
+                row.verify(work, cell);
             }
         });
-        let settled =
-            steps.drain(..).zip(cells).map(|(step, cell)| self.settle(now, from, step, cell));
-        verdicts.extend(settled);
+        let verified = steps.iter_mut().zip(&mut *cells);
+        verdicts.extend(verified.map(|(step, cell)| self.settle(now, from, step, cell)));
+        if steps.iter().any(|step| step.own().is_some()) {
+            let rows = &self.rows;
+            crew.each(cells, &mut steps, |cell, step| {
+                if let Some((circuit, own)) = step.own()
+                    && let Some(row) = row_of(rows, circuit)
+                {
+                    row.add(own, cell);
+                }
+            });
+        }
+        steps.clear();
         self.steps = steps;
     }
 
@@ -234,9 +247,15 @@ impl RelayTable {
         if let Step::Work(work) = &mut step
             && let Some(row) = row_of(&self.rows, work.circuit)
         {
-            row.work(work, cell);
+            row.verify(work, cell);
         }
-        self.settle(now, from, step, cell)
+        let verdict = self.settle(now, from, &mut step, cell);
+        if let Some((circuit, own)) = step.own()
+            && let Some(row) = row_of(&self.rows, circuit)
+        {
+            row.add(own, cell);
+        }
+        verdict
     }
 
     fn admit(&mut self, cell: &mut [u8; CELL_LEN]) -> Step {
@@ -251,15 +270,15 @@ impl RelayTable {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        step: Step,
+        step: &mut Step,
         cell: &mut [u8; CELL_LEN],
     ) -> Verdict {
         let work = match step {
-            Step::Said(verdict) => return verdict,
+            Step::Said(verdict) => return std::mem::replace(verdict, Verdict::Unknown),
             Step::Work(work) => work,
         };
         let Some(row) = row_mut(&mut self.rows, work.circuit) else { return Verdict::Unknown };
-        row.settle(now, from, &work, cell).unwrap_or_else(Verdict::Drop)
+        row.settle(now, from, work, cell).unwrap_or_else(Verdict::Drop)
     }
 
     /// Turns a cell whose body is written into a backward cell of this node, ready for the wire;

@@ -17,8 +17,8 @@ use crate::model::{Alone, CELL_LEN, Crew};
 
 /// Fewer cells are done by the time another thread is awake.
 const FEWEST: usize = 8;
-/// Cells that one thread takes at a time.
-const SHARE: usize = 4;
+/// Shares of a batch are not divided below so many cells.
+const LEAST_SHARE: usize = 4;
 /// Threads of a crew, unless the settings say otherwise.
 const MOST: usize = 4;
 
@@ -70,7 +70,7 @@ impl Crew for Workers {
                 cells
                     .par_iter_mut()
                     .zip(notes)
-                    .with_min_len(SHARE)
+                    .with_min_len(LEAST_SHARE)
                     .for_each(|(cell, note)| work(cell, note));
             }),
             _ => Alone.each(cells, notes, work),

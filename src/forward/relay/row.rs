@@ -4,11 +4,13 @@
 //! Called by: the table.
 //!
 //! ```text
-//! admit    in order      a number that was not seen; backwards, a number of our own
-//! work     in any order  the cryptography: reads the row, writes the cell
-//! settle   in order      marks the number, looks at what came out
+//! admit    in order      a number that was not seen
+//! verify   in any order  the tag; towards the exit it opens the cell
+//! settle   in order      marks the number, looks at what came out; backwards, a number of our own
+//! add      in any order  backwards, a layer and a tag of our own
 //! ```
-//! A cell takes the three steps at once, or a batch takes each step together.
+//! A cell takes the steps at once, or a batch takes each step together. Nothing of a cell that is not
+//! genuine shows in those that go on: our own numbers can be read on the link.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -66,16 +68,26 @@ pub(super) enum Step {
     Said(Verdict),
 }
 
-/// What is done with an admitted cell.
+impl Step {
+    /// The circuit and the number of a cell that goes backwards, once it is settled.
+    pub(super) fn own(&self) -> Option<(CircuitKey, u32)> {
+        match self {
+            Self::Work(Work { circuit, own: Some(own), .. }) => Some((*circuit, *own)),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of an admitted cell.
 pub(super) struct Work {
     pub(super) circuit: CircuitKey,
     direction: Direction,
     /// The number it came with.
     seq: u32,
-    /// Backwards, the number it goes on with.
-    own: u32,
     /// Whether its tag verified.
     is_genuine: bool,
+    /// Backwards, once it is settled: the number it goes on with.
+    own: Option<u32>,
 }
 
 impl Row {
@@ -130,9 +142,7 @@ impl Row {
         self.in_tag.tag(cell);
     }
 
-    /// Admits a cell that is no replay. Its number is not marked yet: it is not authenticated. Nor is the
-    /// number that a backward cell goes on with given back if it turns out to be forged: whoever can
-    /// forge a billion cells of one link could as well hold back all of its cells.
+    /// Admits a cell that is no replay. Its number is not marked yet: it is not authenticated.
     pub(super) fn admit(
         &mut self,
         circuit: CircuitKey,
@@ -160,36 +170,34 @@ impl Row {
         if !window.is_fresh(seq) {
             return Err(DropReason::Replay);
         }
-        let own = match direction {
-            Direction::Forward => 0,
-            Direction::Backward => self.take_seq()?,
+        Ok(Step::Work(Work { circuit, direction, seq, is_genuine: false, own: None }))
+    }
+
+    /// Checks the tag of an admitted cell; towards the exit, that takes a layer off.
+    pub(super) fn verify(&self, work: &mut Work, cell: &mut [u8; CELL_LEN]) {
+        work.is_genuine = match (work.direction, &self.out) {
+            (Direction::Forward, _) => self.forward.open(cell).is_ok(),
+            (Direction::Backward, Some(out)) => out.tag.verify(cell).is_ok(),
+            (Direction::Backward, None) => false,
         };
-        Ok(Step::Work(Work { circuit, direction, seq, own, is_genuine: false }))
     }
 
-    /// Checks the tag of an admitted cell and takes a layer off, or adds one.
-    pub(super) fn work(&self, work: &mut Work, cell: &mut [u8; CELL_LEN]) {
-        match (work.direction, &self.out) {
-            (Direction::Forward, _) => work.is_genuine = self.forward.open(cell).is_ok(),
-            (Direction::Backward, Some(out)) if out.tag.verify(cell).is_ok() => {
-                work.is_genuine = true;
-                self.backward.add(work.own, cell);
-                set_cid(cell, self.in_cid);
-                self.in_tag.tag(cell);
-            }
-            (Direction::Backward, _) => {}
-        }
+    /// Adds the layer and the tag of this node to a cell that goes backwards as number `own`.
+    pub(super) fn add(&self, own: u32, cell: &mut [u8; CELL_LEN]) {
+        self.backward.add(own, cell);
+        set_cid(cell, self.in_cid);
+        self.in_tag.tag(cell);
     }
 
-    /// Says what to do with a cell that was worked on.
+    /// Says what to do with a cell that was verified.
     pub(super) fn settle(
         &mut self,
         now: Instant,
         from: SocketAddr,
-        work: &Work,
+        work: &mut Work,
         cell: &mut [u8; CELL_LEN],
     ) -> Result<Verdict, DropReason> {
-        let &Work { circuit, direction, seq, is_genuine, .. } = work;
+        let &mut Work { circuit, direction, seq, is_genuine, .. } = work;
         if !is_genuine {
             return Err(DropReason::BadTag);
         }
@@ -208,6 +216,7 @@ impl Row {
         self.last_active = now;
         self.cells[direction as usize] += 1;
         if direction == Direction::Backward {
+            work.own = Some(self.take_seq()?);
             return Ok(Verdict::Relay { circuit, to: self.in_addr });
         }
         self.create = None;

@@ -79,19 +79,38 @@ impl Circuit {
     }
 }
 
-/// Beside genuine cells: one changed, one of no circuit, and one of the genuine ones again.
-fn with_bad_ones(
-    genuine: &[[u8; CELL_LEN]],
-    rng: &mut StdRng,
-) -> (Vec<[u8; CELL_LEN]>, Vec<DropReason>) {
-    let mut cells = genuine.to_vec();
-    let again = genuine[rng.random_range(0..genuine.len())];
-    let mut changed = again;
-    // Its number as it is, so that it is not held for a replay by chance.
-    changed[CELL_LEN - 1 - rng.random_range(0..1000)] ^= 1 << rng.random_range(0..8);
-    cells.insert(0, changed);
-    cells.push(again);
-    (cells, vec![DropReason::BadTag, DropReason::Replay])
+/// Genuine cells, among them one that was changed and at their end one of them again.
+struct Mixed {
+    cells: Vec<[u8; CELL_LEN]>,
+    changed: usize,
+}
+
+impl Mixed {
+    fn new(genuine: &[[u8; CELL_LEN]], rng: &mut StdRng) -> Self {
+        let again = genuine[rng.random_range(0..genuine.len())];
+        let mut bad = again;
+        // Its number as it is, so that it is not held for a replay by chance.
+        bad[CELL_LEN - 1 - rng.random_range(0..1000)] ^= 1 << rng.random_range(0..8);
+        let (mut cells, changed) = (genuine.to_vec(), genuine.len() / 2);
+        cells.insert(changed, bad);
+        cells.push(again);
+        Self { cells, changed }
+    }
+
+    /// Why the cell of this index must be dropped, if it must.
+    fn fault(&self, index: usize) -> Option<DropReason> {
+        match index {
+            index if index == self.changed => Some(DropReason::BadTag),
+            index if index + 1 == self.cells.len() => Some(DropReason::Replay),
+            _ => None,
+        }
+    }
+
+    fn genuine(mut self) -> Vec<[u8; CELL_LEN]> {
+        self.cells.remove(self.changed);
+        self.cells.pop();
+        self.cells
+    }
 }
 
 fn suites() -> impl Strategy<Value = [Suite; 3]> {
@@ -118,21 +137,20 @@ proptest! {
         let sent = outbox.len();
         let mut cells = outbox.cells_mut().to_vec();
         for hop in 0..HOPS {
-            let (mut arrived, bad) = with_bad_ones(&cells, &mut chance);
-            let verdicts = circuit.at_node(hop, hop, &mut arrived);
+            let mut arrived = Mixed::new(&cells, &mut chance);
+            let verdicts = circuit.at_node(hop, hop, &mut arrived.cells);
             prop_assert_eq!(verdicts.len(), sent + 2);
-            prop_assert_eq!(&verdicts[0], &Verdict::Drop(bad[0]));
-            prop_assert_eq!(&verdicts[sent + 1], &Verdict::Drop(bad[1]));
-            for verdict in &verdicts[1..=sent] {
-                match verdict {
-                    Verdict::Relay { to, .. } => prop_assert_eq!(*to, addr(hop + 2)),
-                    Verdict::Local { header, .. } => {
+            for (index, verdict) in verdicts.iter().enumerate() {
+                match (arrived.fault(index), verdict) {
+                    (Some(reason), verdict) => prop_assert_eq!(verdict, &Verdict::Drop(reason)),
+                    (None, Verdict::Relay { to, .. }) => prop_assert_eq!(*to, addr(hop + 2)),
+                    (None, Verdict::Local { header, .. }) => {
                         prop_assert_eq!((hop, header.kind), (HOPS - 1, BodyKind::Data));
                     }
-                    other => prop_assert!(false, "{:?}", other),
+                    (None, other) => prop_assert!(false, "{:?}", other),
                 }
             }
-            cells = arrived[1..=sent].to_vec();
+            cells = arrived.genuine();
         }
         // What came out goes back, packet by packet, over the same nodes.
         let mut outbox = Outbox::default();
@@ -147,34 +165,33 @@ proptest! {
         prop_assert_eq!(outbox.len(), sent, "the same packets fill the same bodies");
         let mut cells = outbox.cells_mut().to_vec();
         for hop in (0..HOPS - 1).rev() {
-            let (mut arrived, bad) = with_bad_ones(&cells, &mut chance);
-            let verdicts = circuit.at_node(hop, hop + 2, &mut arrived);
-            prop_assert_eq!(&verdicts[0], &Verdict::Drop(bad[0]));
-            prop_assert_eq!(&verdicts[sent + 1], &Verdict::Drop(bad[1]));
-            for verdict in &verdicts[1..=sent] {
-                prop_assert_eq!(verdict, &Verdict::Relay { circuit: KEY, to: addr(hop) });
+            let mut arrived = Mixed::new(&cells, &mut chance);
+            let verdicts = circuit.at_node(hop, hop + 2, &mut arrived.cells);
+            prop_assert_eq!(verdicts.len(), sent + 2);
+            for (index, verdict) in verdicts.into_iter().enumerate() {
+                let goes_on = Verdict::Relay { circuit: KEY, to: addr(hop) };
+                prop_assert_eq!(verdict, arrived.fault(index).map_or(goes_on, Verdict::Drop));
             }
-            cells = arrived[1..=sent].to_vec();
+            cells = arrived.genuine();
+            // Whoever watches both links sees nothing on this one of what was sent to the other.
+            let numbers = cells.iter().map(first_seq);
+            prop_assert!(numbers.clone().skip(1).zip(numbers).all(|(next, seq)| next == seq + 1));
         }
-        let (mut arrived, bad) = with_bad_ones(&cells, &mut chance);
+        let mut arrived = Mixed::new(&cells, &mut chance);
         let (now, mut opened) = (circuit.now, std::mem::take(&mut circuit.opened));
-        circuit.client.handle_cells(now, addr(1), &mut arrived, &mut opened, &Backwards);
-        let mut last = None;
-        for (number, opened) in opened.iter_mut().enumerate() {
-            match opened.take_verdict() {
-                ClientVerdict::Body { hop, seq, header, .. } => {
-                    prop_assert!((1..=sent).contains(&number));
+        circuit.client.handle_cells(now, addr(1), &mut arrived.cells, &mut opened, &Backwards);
+        let mut bodies = bodies.iter();
+        for (index, opened) in opened.iter_mut().enumerate() {
+            match (arrived.fault(index), opened.take_verdict()) {
+                (Some(reason), verdict) => prop_assert_eq!(verdict, ClientVerdict::Drop(reason)),
+                (None, ClientVerdict::Body { hop, header, .. }) => {
                     prop_assert_eq!((hop, header.kind), (2, BodyKind::Data));
-                    prop_assert_eq!(&*opened.body, &bodies[number - 1]);
-                    prop_assert!(last.is_none_or(|last| seq == last + 1));
-                    last = Some(seq);
+                    prop_assert_eq!(Some(&*opened.body), bodies.next());
                 }
-                ClientVerdict::Drop(reason) => {
-                    prop_assert_eq!(reason, bad[usize::from(number > 0)]);
-                }
-                other => prop_assert!(false, "{:?}", other),
+                (None, other) => prop_assert!(false, "{:?}", other),
             }
         }
+        prop_assert_eq!(bodies.next(), None);
     }
 }
 
