@@ -305,13 +305,7 @@ impl ClientTable {
             opened.step = self.admit(cell);
         }
         let rows = &self.rows;
-        crew.each(cells, opened, |cell, Opened { step, body }| {
-            if let Step::Work(work) = step
-                && let Some(row) = row_of(rows, work.circuit)
-            {
-                row.work(work, cell, body);
-            }
-        });
+        crew.each(cells, opened, |cell, Opened { step, body }| open(rows, step, cell, body));
         for opened in opened {
             let step = opened.take_step();
             opened.step = Step::Said(self.settle(now, from, step, &mut opened.body));
@@ -327,11 +321,7 @@ impl ClientTable {
         body: &mut [u8; BODY_LEN],
     ) -> ClientVerdict {
         let mut step = self.admit(cell);
-        if let Step::Work(work) = &mut step
-            && let Some(row) = row_of(&self.rows, work.circuit)
-        {
-            row.work(work, cell, body);
-        }
+        open(&self.rows, &mut step, cell, body);
         self.settle(now, from, step, body)
     }
 
@@ -360,6 +350,20 @@ impl ClientTable {
 
     fn row_mut(&mut self, key: CircuitKey) -> Option<&mut Row> {
         self.rows.get_mut(key.index())?.as_deref_mut()
+    }
+}
+
+/// Takes the layers off a cell that was admitted.
+fn open(
+    rows: &[Option<Box<Row>>],
+    step: &mut Step,
+    cell: &mut [u8; CELL_LEN],
+    body: &mut [u8; BODY_LEN],
+) {
+    if let Step::Work(work) = step
+        && let Some(row) = row_of(rows, work.circuit)
+    {
+        row.open(work, cell, body);
     }
 }
 

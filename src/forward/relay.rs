@@ -213,24 +213,12 @@ impl RelayTable {
             steps.extend(eight.iter_mut().map(|cell| self.admit(cell)));
         }
         let rows = &self.rows;
-        crew.each(cells, &mut steps, |cell, step| {
-            if let Step::Work(work) = step
-                && let Some(row) = row_of(rows, work.circuit)
-            {
-                row.verify(work, cell);
-            }
-        });
+        crew.each(cells, &mut steps, |cell, step| verify(rows, step, cell));
         let verified = steps.iter_mut().zip(&mut *cells);
         verdicts.extend(verified.map(|(step, cell)| self.settle(now, from, step, cell)));
         if steps.iter().any(|step| step.own().is_some()) {
             let rows = &self.rows;
-            crew.each(cells, &mut steps, |cell, step| {
-                if let Some((circuit, own)) = step.own()
-                    && let Some(row) = row_of(rows, circuit)
-                {
-                    row.add(own, cell);
-                }
-            });
+            crew.each(cells, &mut steps, |cell, step| add(rows, step, cell));
         }
         steps.clear();
         self.steps = steps;
@@ -244,17 +232,9 @@ impl RelayTable {
         cell: &mut [u8; CELL_LEN],
     ) -> Verdict {
         let mut step = self.admit(cell);
-        if let Step::Work(work) = &mut step
-            && let Some(row) = row_of(&self.rows, work.circuit)
-        {
-            row.verify(work, cell);
-        }
+        verify(&self.rows, &mut step, cell);
         let verdict = self.settle(now, from, &mut step, cell);
-        if let Some((circuit, own)) = step.own()
-            && let Some(row) = row_of(&self.rows, circuit)
-        {
-            row.add(own, cell);
-        }
+        add(&self.rows, &step, cell);
         verdict
     }
 
@@ -386,6 +366,24 @@ pub(super) fn open_neighbour(
     };
     window.mark(seq);
     message
+}
+
+/// Checks the tag of a cell that was admitted.
+fn verify(rows: &[Option<Box<Row>>], step: &mut Step, cell: &mut [u8; CELL_LEN]) {
+    if let Step::Work(work) = step
+        && let Some(row) = row_of(rows, work.circuit)
+    {
+        row.verify(work, cell);
+    }
+}
+
+/// Adds this node's layer to a cell that was settled and goes backwards.
+fn add(rows: &[Option<Box<Row>>], step: &Step, cell: &mut [u8; CELL_LEN]) {
+    if let Some((circuit, own)) = step.own()
+        && let Some(row) = row_of(rows, circuit)
+    {
+        row.add(own, cell);
+    }
 }
 
 fn row_of(rows: &[Option<Box<Row>>], key: CircuitKey) -> Option<&Row> {

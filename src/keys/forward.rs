@@ -108,7 +108,7 @@ impl ForwardWrap {
         }
         let start = LATER_LEN - bytes.len();
         let salt = &self.salt;
-        let mut sealed = [0u8; LATER_LEN];
+        let mut sealed;
         let stream = match &mut self.ahead {
             Some(ahead) => first_bytes::<4, LATER_LEN>(ahead.of(seq, |seq, number| {
                 let mut block = [0u8; 16];
@@ -118,6 +118,7 @@ impl ForwardWrap {
                 block
             })),
             None => {
+                sealed = [0u8; LATER_LEN];
                 self.layer.aead.apply_keystream(seq, &mut sealed);
                 &sealed
             }

@@ -1,12 +1,12 @@
 //! The socket of a data path, with what goes through it counted.
 //!
-//! In: cells back to back. Out: datagrams, counters. Called by: the event loops.
+//! In: cells back to back, messages. Out: datagrams, cells, counters. Called by: the event loops.
 
 use std::net::SocketAddr;
 
 use super::http_carrier::HttpRuns;
 use crate::{
-    capture::udp::UdpSocket,
+    capture::udp::{Message, UdpSocket},
     forward::{Outbox, ecn},
     model::{CELL_LEN, DropCounters, DropReason, HttpPeer},
     telemetry::Traffic,
@@ -24,6 +24,22 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(socket: UdpSocket) -> Self {
         Self { socket, traffic: Traffic::default(), drops: DropCounters::default(), http: None }
+    }
+
+    /// The cells of a message, which lie back to back. What has not the length of a cell is dropped and
+    /// counted.
+    pub(super) fn cells_of<'a>(&mut self, message: Message<'a>) -> &'a mut [[u8; CELL_LEN]] {
+        let Message { stride, bytes, .. } = message;
+        if stride != CELL_LEN {
+            let count = bytes.len().div_ceil(stride.max(1));
+            (0..count).for_each(|_| self.drops.count(DropReason::BadLength));
+            return &mut [];
+        }
+        let (cells, odd) = bytes.as_chunks_mut();
+        if !odd.is_empty() {
+            self.drops.count(DropReason::BadLength);
+        }
+        cells
     }
 
     /// Sends cells that stand back to back. What the kernel does not take is dropped and counted:

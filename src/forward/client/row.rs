@@ -120,7 +120,7 @@ impl Row {
     }
 
     /// Checks the guard's tag of an admitted cell, takes the layers off and opens its body.
-    pub(super) fn work(
+    pub(super) fn open(
         &self,
         work: &mut Work,
         cell: &mut [u8; CELL_LEN],

@@ -12,7 +12,7 @@ use std::{
 
 use super::{super::device_queue, CELLS_PER_TURN, Client, READS_PER_TURN};
 use crate::{
-    capture::udp::{Message, RecvBatch},
+    capture::udp::RecvBatch,
     circuit::Group,
     forward::{
         ClientVerdict, ecn,
@@ -135,7 +135,11 @@ impl Client {
             }
             match self.link.socket.recv(batch) {
                 Ok(_) => {
-                    batch.messages_mut().for_each(|message| self.handle_message(now, message));
+                    for message in batch.messages_mut() {
+                        let (from, way) = (message.from, (message.waited, message.ecn == ecn::MET));
+                        let cells = self.link.cells_of(message);
+                        self.handle_cells(now, from, way, cells);
+                    }
                     self.write_device();
                     self.publish_bridges();
                 }
@@ -154,21 +158,6 @@ impl Client {
         self.handle_cells(now, from, (Duration::ZERO, false), cells);
         self.write_device();
         self.publish_bridges();
-    }
-
-    /// Handles datagrams of one sender that lie back to back.
-    fn handle_message(&mut self, now: Instant, message: Message<'_>) {
-        let Message { from, stride, waited, bytes, .. } = message;
-        if stride != CELL_LEN {
-            let count = bytes.len().div_ceil(stride.max(1));
-            (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
-            return;
-        }
-        let (cells, odd) = bytes.as_chunks_mut();
-        if !odd.is_empty() {
-            self.link.drops.count(DropReason::BadLength);
-        }
-        self.handle_cells(now, from, (waited, message.ecn == ecn::MET), cells);
     }
 
     /// Handles cells of one sender, given how long they waited and whether they came marked.

@@ -31,25 +31,15 @@ impl Relay {
         message: Message<'a>,
         onward: &mut Onward<'a>,
     ) {
-        let Message { from, stride, waited, bytes, .. } = message;
-        let came_marked = message.ecn == ecn::MET;
-        if stride != CELL_LEN {
-            let count = bytes.len().div_ceil(stride.max(1));
-            (0..count).for_each(|_| self.link.drops.count(DropReason::BadLength));
-            return;
-        }
-        let (cells, odd) = bytes.as_chunks_mut::<CELL_LEN>();
-        if !odd.is_empty() {
-            self.link.drops.count(DropReason::BadLength);
-        }
+        let (from, way) = (message.from, (message.waited, message.ecn == ecn::MET));
+        let cells = self.link.cells_of(message);
         self.link.traffic.cells_in += cells.len() as u64;
         let mut verdicts = std::mem::take(&mut self.verdicts);
         self.table.handle_cells(now, from, cells, &mut verdicts, &self.crew);
         // The run at the start of what is left: cells handled, and all for one neighbour or none.
         let (mut left, mut run, mut goes) = (cells, 0, None);
         for verdict in verdicts.drain(..) {
-            let next =
-                self.act_on_verdict(now, from, (waited, came_marked), verdict, &mut left[run]);
+            let next = self.act_on_verdict(now, from, way, verdict, &mut left[run]);
             if next != goes {
                 let (done, rest) = std::mem::take(&mut left).split_at_mut(run);
                 self.send_on(goes, done, onward);
