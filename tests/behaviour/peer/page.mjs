@@ -78,6 +78,8 @@ await promise('a running download shows rate, time left and circuits, pauses and
   await page.getByRole('button', { name: 'Get', exact: true }).first().click();
   const row = page.locator('#downloads li').filter({ hasText: 'long film' });
   await row.locator('.facts').filter({ hasText: /B\/s · .* left · 1 source/ }).waitFor();
+  // The rate counts every verified group, the bar whole chunks: it may still be empty.
+  await page.waitForFunction((bar) => bar.value > 0, await row.locator('progress').elementHandle());
   assert.ok(await page.locator('.circuit .hop.exit').first().isVisible());
   await page.screenshot({ path: `${shots}/downloading.png`, fullPage: true });
   await row.getByRole('button', { name: /Pause/ }).click();
