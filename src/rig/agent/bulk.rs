@@ -25,8 +25,12 @@ const CHUNK: usize = 16 * plaintext::PERIOD;
 const UP: u8 = 0;
 const DOWN: u8 = 1;
 /// As [`UP`], in pieces with their length in front and an empty one at the end: some proxies end a
-/// connection both ways when one end has nothing more to say.
+/// connection both ways when one end has nothing more to say. The server answers each piece with a
+/// byte, and no more than [`WINDOW`] are under way: Tor's client takes what it is given into its own
+/// memory, gigabytes of it, and everything after that waits.
 const UP_IN_PIECES: u8 = 2;
+/// Pieces that are sent and not yet answered, at most; of [`CHUNK`] bytes each.
+const WINDOW: usize = 32;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -149,25 +153,36 @@ fn one(
     if mode == DOWN {
         return receive(&mut stream, deadline, len);
     }
-    let mut sent = 0;
+    let (mut sent, mut unanswered) = (0, 0);
     let mut chunk = vec![0; CHUNK];
     plaintext::fill(&mut chunk, 0);
     while sent < len && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         let piece = CHUNK.min((len - sent) as usize);
         if in_pieces {
+            if unanswered == WINDOW {
+                read_answers(&mut stream, 1)?;
+                unanswered -= 1;
+            }
             stream.write_all(&(piece as u32).to_be_bytes())?;
+            unanswered += 1;
         }
         stream.write_all(&chunk[..piece]).context("sending")?;
         sent += piece as u64;
     }
     if in_pieces {
         stream.write_all(&[0; 4])?;
+        read_answers(&mut stream, unanswered)?;
     } else {
         stream.shutdown(Shutdown::Write)?;
     }
     let (arrived, right) = verdict(&mut stream)?;
     ensure!(arrived == sent, "expected {sent} bytes to arrive, got {arrived}");
     Ok((arrived, right))
+}
+
+/// Waits for the server's answers to so many pieces.
+fn read_answers(stream: &mut TcpStream, pieces: usize) -> Result<()> {
+    stream.read_exact(&mut [0; WINDOW][..pieces]).context("waiting for the receiver's answers")
 }
 
 fn receive(stream: &mut TcpStream, deadline: Option<Instant>, len: u64) -> Result<(u64, bool)> {
@@ -220,6 +235,7 @@ fn read_pieces(stream: &mut TcpStream) -> Result<(u64, bool)> {
         stream.read_exact(piece)?;
         right &= plaintext::is_right(piece, total);
         total += len as u64;
+        stream.write_all(&[0])?;
     }
 }
 
