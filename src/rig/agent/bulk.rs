@@ -90,11 +90,10 @@ pub(super) fn run(
     let started = Instant::now();
     let deadline = (!time.is_zero()).then(|| started + time);
     let workers: Vec<_> = (0..flows)
-        .flat_map(|_| modes)
-        .map(|mode| {
-            let mode = *mode;
+        .flat_map(|user| modes.iter().map(move |mode| (user as u8, *mode)))
+        .map(|(user, mode)| {
             thread::spawn(move || {
-                one(to, mode, deadline, bytes).map(|(bytes, right)| (mode, bytes, right))
+                one(user, to, mode, deadline, bytes).map(|(bytes, right)| (mode, bytes, right))
             })
         })
         .collect();
@@ -139,12 +138,13 @@ fn verdict(stream: &mut TcpStream) -> Result<(u64, bool)> {
 }
 
 fn one(
+    user: u8,
     (to, proxy): (IpAddr, Option<SocketAddr>),
     mode: u8,
     deadline: Option<Instant>,
     bytes: u64,
 ) -> Result<(u64, bool)> {
-    let mut stream = socks::connect((to, port::BULK).into(), proxy)?;
+    let mut stream = socks::connect_as(user, (to, port::BULK).into(), proxy)?;
     let len = if deadline.is_some() { u64::MAX } else { bytes };
     let in_pieces = proxy.is_some() && mode == UP;
     let mut header = vec![if in_pieces { UP_IN_PIECES } else { mode }];

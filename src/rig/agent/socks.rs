@@ -9,10 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 
 use super::{EchoAnswer, port};
 use crate::rig::plaintext;
 
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one datagram may take to come back.
 const ECHO_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,15 +23,29 @@ const ASSOCIATE: u8 = 3;
 
 /// Connects to `to`, through the proxy if there is one.
 pub(super) fn connect(to: SocketAddr, proxy: Option<SocketAddr>) -> Result<TcpStream> {
-    match proxy {
-        None => open(to),
-        Some(proxy) => ask(proxy, CONNECT, to).map(|(stream, _)| stream),
-    }
+    connect_as(0, to, proxy)
+}
+
+/// The same as one of several users of the proxy, who differ by their loopback addresses: Tor gives
+/// each of them circuits of its own.
+pub(super) fn connect_as(
+    user: u8,
+    to: SocketAddr,
+    proxy: Option<SocketAddr>,
+) -> Result<TcpStream> {
+    let Some(proxy) = proxy else { return open(to) };
+    let own = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(user));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((own, 0)).into())?;
+    socket
+        .connect_timeout(&proxy.into(), CONNECT_PATIENCE)
+        .with_context(|| format!("connecting to {proxy}"))?;
+    ask(patient(socket.into())?, CONNECT, to).map(|(stream, _)| stream)
 }
 
 /// Datagrams to the echo server and back by UDP ASSOCIATE, one after the other.
 pub(super) fn echo(to: IpAddr, count: u32, size: usize, proxy: SocketAddr) -> Result<EchoAnswer> {
-    let (control, relay) = ask(proxy, ASSOCIATE, (Ipv4Addr::UNSPECIFIED, 0).into())?;
+    let (control, relay) = ask(open(proxy)?, ASSOCIATE, (Ipv4Addr::UNSPECIFIED, 0).into())?;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(relay)?;
     socket.set_read_timeout(Some(ECHO_PATIENCE))?;
@@ -54,16 +70,19 @@ pub(super) fn echo(to: IpAddr, count: u32, size: usize, proxy: SocketAddr) -> Re
 }
 
 fn open(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))
+    let stream = TcpStream::connect_timeout(&to, CONNECT_PATIENCE)
         .with_context(|| format!("connecting to {to}"))?;
+    patient(stream)
+}
+
+fn patient(stream: TcpStream) -> Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
 /// Asks a proxy for something; the connection, and the address in its answer.
-fn ask(proxy: SocketAddr, command: u8, to: SocketAddr) -> Result<(TcpStream, SocketAddr)> {
-    let mut stream = open(proxy)?;
+fn ask(mut stream: TcpStream, command: u8, to: SocketAddr) -> Result<(TcpStream, SocketAddr)> {
     stream.write_all(&[5, 1, 0])?;
     let mut chosen = [0; 2];
     stream.read_exact(&mut chosen).context("greeting the proxy")?;
