@@ -28,11 +28,7 @@ pub(super) fn connect(to: SocketAddr, proxy: Option<SocketAddr>) -> Result<TcpSt
 
 /// The same as one of several users of the proxy, who differ by their loopback addresses: Tor gives
 /// each of them circuits of its own.
-pub(super) fn connect_as(
-    user: u8,
-    to: SocketAddr,
-    proxy: Option<SocketAddr>,
-) -> Result<TcpStream> {
+pub(super) fn connect_as(user: u8, to: SocketAddr, proxy: Option<SocketAddr>) -> Result<TcpStream> {
     let Some(proxy) = proxy else { return open(to) };
     let own = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(user));
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
