@@ -121,30 +121,7 @@ pub struct Usage {
 /// # Errors
 /// When it is gone.
 pub fn usage(pid: u32) -> io::Result<Usage> {
-    usage_in(&Path::new("/proc").join(pid.to_string()))
-}
-
-/// The processor time of the threads of a process that have this name.
-///
-/// # Errors
-/// When it is gone, or has none.
-pub fn thread_cpu(pid: u32, name: &str) -> io::Result<Duration> {
-    let mut found = None;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task = task?.path();
-        // A thread may end between being listed and being asked.
-        let comm = std::fs::read_to_string(task.join("comm"));
-        let (Ok(comm), Ok(usage)) = (comm, usage_in(&task)) else { continue };
-        if comm.trim_end() == name {
-            found = Some(found.unwrap_or_default() + usage.cpu);
-        }
-    }
-    found.ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-/// What the process or the thread of this directory of `/proc` has used.
-fn usage_in(directory: &Path) -> io::Result<Usage> {
-    let stat = std::fs::read_to_string(directory.join("stat"))?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in brackets, and may hold anything.
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -156,6 +133,26 @@ fn usage_in(directory: &Path) -> io::Result<Usage> {
         cpu: Duration::from_secs_f64((number(11) + number(12)) as f64 / ticks.max(1) as f64),
         resident: number(21) * page.max(0) as u64,
     })
+}
+
+/// The processor time of the threads of a process that have this name, to the nanosecond: the
+/// kernel's ticks are too coarse for a thread that works for moments.
+///
+/// # Errors
+/// When it is gone, or has none, or on a kernel without `schedstat`.
+pub fn thread_cpu(pid: u32, name: &str) -> io::Result<Duration> {
+    let mut found = None;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        // A thread may end between being listed and being asked.
+        let read = |file| std::fs::read_to_string(task.join(file));
+        let (Ok(comm), Ok(stat)) = (read("comm"), read("schedstat")) else { continue };
+        let running = stat.split_whitespace().next().and_then(|word| word.parse().ok());
+        if let (true, Some(nanoseconds)) = (comm.trim_end() == name, running) {
+            found = Some(found.unwrap_or_default() + Duration::from_nanos(nanoseconds));
+        }
+    }
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// When a process started, in kernel ticks: with its id, this names it for good.
