@@ -153,6 +153,19 @@ fn one(
     if mode == DOWN {
         return receive(&mut stream, deadline, len);
     }
+    let sent = upload(&mut stream, in_pieces, deadline, len)?;
+    let (arrived, right) = verdict(&mut stream)?;
+    ensure!(arrived == sent, "expected {sent} bytes to arrive, got {arrived}");
+    Ok((arrived, right))
+}
+
+/// Sends so much of the plaintext, or until the time is over, and its end; how much it was.
+fn upload(
+    stream: &mut TcpStream,
+    in_pieces: bool,
+    deadline: Option<Instant>,
+    len: u64,
+) -> Result<u64> {
     let (mut sent, mut unanswered) = (0, 0);
     let mut chunk = vec![0; CHUNK];
     plaintext::fill(&mut chunk, 0);
@@ -160,7 +173,7 @@ fn one(
         let piece = CHUNK.min((len - sent) as usize);
         if in_pieces {
             if unanswered == WINDOW {
-                read_answers(&mut stream, 1)?;
+                read_answers(stream, 1)?;
                 unanswered -= 1;
             }
             stream.write_all(&(piece as u32).to_be_bytes())?;
@@ -171,13 +184,11 @@ fn one(
     }
     if in_pieces {
         stream.write_all(&[0; 4])?;
-        read_answers(&mut stream, unanswered)?;
+        read_answers(stream, unanswered)?;
     } else {
         stream.shutdown(Shutdown::Write)?;
     }
-    let (arrived, right) = verdict(&mut stream)?;
-    ensure!(arrived == sent, "expected {sent} bytes to arrive, got {arrived}");
-    Ok((arrived, right))
+    Ok(sent)
 }
 
 /// Waits for the server's answers to so many pieces.
@@ -257,4 +268,33 @@ pub(super) fn send_plaintext(stream: &mut TcpStream, len: u64) -> Result<()> {
         sent += piece as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_upload_in_pieces_waits_for_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let len = ((WINDOW + 2) * CHUNK) as u64;
+        let sender = thread::spawn(move || upload(&mut client, true, None, len));
+
+        // A whole window comes without an answer, and nothing after it.
+        let mut window = vec![0; WINDOW * (4 + CHUNK)];
+        server.read_exact(&mut window).unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let more = server.read(&mut [0]).unwrap_err();
+        assert_eq!(more.kind(), ErrorKind::WouldBlock);
+
+        server.set_read_timeout(None).unwrap();
+        server.write_all(&[0; WINDOW]).unwrap();
+        let (rest, _) = read_pieces(&mut server).unwrap();
+        assert_eq!(rest, (2 * CHUNK) as u64);
+        assert_eq!(sender.join().unwrap().unwrap(), len);
+    }
 }

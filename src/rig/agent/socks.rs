@@ -14,7 +14,6 @@ use socket2::{Domain, Socket, Type};
 use super::{EchoAnswer, port};
 use crate::rig::plaintext;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one datagram may take to come back.
 const ECHO_PATIENCE: Duration = Duration::from_secs(2);
@@ -29,19 +28,14 @@ pub(super) fn connect(to: SocketAddr, proxy: Option<SocketAddr>) -> Result<TcpSt
 /// The same as one of several users of the proxy, who differ by their loopback addresses: Tor gives
 /// each of them circuits of its own.
 pub(super) fn connect_as(user: u8, to: SocketAddr, proxy: Option<SocketAddr>) -> Result<TcpStream> {
-    let Some(proxy) = proxy else { return open(to) };
+    let Some(proxy) = proxy else { return open(None, to) };
     let own = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(user));
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((own, 0)).into())?;
-    socket
-        .connect_timeout(&proxy.into(), CONNECT_PATIENCE)
-        .with_context(|| format!("connecting to {proxy}"))?;
-    ask(patient(socket.into())?, CONNECT, to).map(|(stream, _)| stream)
+    ask(open(Some(own), proxy)?, CONNECT, to).map(|(stream, _)| stream)
 }
 
 /// Datagrams to the echo server and back by UDP ASSOCIATE, one after the other.
 pub(super) fn echo(to: IpAddr, count: u32, size: usize, proxy: SocketAddr) -> Result<EchoAnswer> {
-    let (control, relay) = ask(open(proxy)?, ASSOCIATE, (Ipv4Addr::UNSPECIFIED, 0).into())?;
+    let (control, relay) = ask(open(None, proxy)?, ASSOCIATE, (Ipv4Addr::UNSPECIFIED, 0).into())?;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(relay)?;
     socket.set_read_timeout(Some(ECHO_PATIENCE))?;
@@ -65,16 +59,17 @@ pub(super) fn echo(to: IpAddr, count: u32, size: usize, proxy: SocketAddr) -> Re
     Ok(EchoAnswer::of(count.into(), size, trips, started.elapsed()))
 }
 
-fn open(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, CONNECT_PATIENCE)
+fn open(from: Option<Ipv4Addr>, to: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+    }
+    socket
+        .connect_timeout(&to.into(), Duration::from_secs(10))
         .with_context(|| format!("connecting to {to}"))?;
-    patient(stream)
-}
-
-fn patient(stream: TcpStream) -> Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
 }
 
 /// Asks a proxy for something; the connection, and the address in its answer.
